@@ -1,0 +1,1 @@
+"""Experiments, benchmark and report of the ODE suite."""

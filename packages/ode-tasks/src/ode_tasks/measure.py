@@ -1,0 +1,198 @@
+"""What a run costs and how exact it is: evaluations, memory, time, the solver's own error."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import math
+import os
+import platform
+import weakref
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ode_core import SolveError, Stats, solve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+HELD = "held for backward"
+PEAK = "peak allocated"
+
+_REFERENCE = {"solver": "dopri8", "rtol": 1e-10, "atol": 1e-10}
+
+
+class Memory(NamedTuple):
+    """Bytes, and which kind they are: `HELD` on the CPU, `PEAK` on CUDA."""
+
+    bytes: int
+    kind: str
+
+
+class _Saved:
+    """A tensor kept by the graph; it lives exactly as long as the graph keeps it."""
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def held_bytes(forward: Callable[[], Any], exclude: Iterable[Tensor] = ()) -> int:
+    """Return the bytes that the graph of `forward()` holds for its backward pass.
+
+    Counted are the storages, each once however many tensors share it, of all tensors that autograd
+    still holds when `forward` returns. The storages of `exclude` (parameters, buffers, inputs:
+    what exists whether or not a gradient is asked for) are left out.
+    """
+    saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
+
+    def pack(tensor: Tensor) -> _Saved:
+        kept = _Saved(tensor)
+        saved.add(kept)
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+        result = forward()
+    storages = [kept.tensor.untyped_storage() for kept in saved]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    for tensor in exclude:
+        sizes.pop(tensor.untyped_storage().data_ptr(), None)
+    del result  # the graph had to live until here
+    return sum(sizes.values())
+
+
+def memory(model: nn.Module, loss: Callable[[], Tensor], inputs: Sequence[Tensor]) -> Memory:
+    """Return the memory of one training step whose scalar loss `loss()` computes.
+
+    On CUDA the step is run forwards and backwards and the peak allocated is read; elsewhere it is
+    run forwards and `held_bytes` is read, without parameters, buffers and `inputs`.
+    The gradients of the model are left as they were.
+    """
+    parameters = list(model.parameters())
+    device = parameters[0].device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        torch.autograd.grad(loss(), trained, allow_unused=True)
+        torch.cuda.synchronize(device)
+        return Memory(int(torch.cuda.max_memory_allocated(device)), PEAK)
+    return Memory(held_bytes(loss, [*parameters, *model.buffers(), *inputs]), HELD)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the submodules that have solved: those whose `stats` is a `Stats`."""
+    return [m for m in model.modules() if isinstance(getattr(m, "stats", None), Stats)]
+
+
+def evaluations(model: nn.Module) -> tuple[int, int] | None:
+    """Return the evaluations of the field in the last forward and backward pass of all blocks.
+
+    None where the model has solved nothing.
+    """
+    stats: list[Any] = [block.stats for block in blocks(model)]
+    if not stats:
+        return None
+    return sum(s.f_calls for s in stats), sum(s.backward_f_calls for s in stats)
+
+
+def reference(field: nn.Module, y0: Tensor, t: Any) -> Tensor:
+    """Return the solution `[T, ...]` in float64 by dopri8 at a tolerance of 1e-10."""
+    exact = copy.deepcopy(field).double()
+    with torch.no_grad():
+        solution: Tensor = solve(exact, y0.double(), t, **_REFERENCE).ys
+    return solution
+
+
+def relative_rms(values: Tensor, exact: Tensor) -> float:
+    """Return the root of the mean square of `values - exact` over that of `exact`."""
+    exact = exact.double()
+    difference = (values.double() - exact).square().mean().sqrt()
+    return float(difference / exact.square().mean().sqrt().clamp_min(torch.finfo(exact.dtype).tiny))
+
+
+def solver_error(model: nn.Module, *inputs: Any) -> float | None:
+    """Return the relative RMS error of the model's solves on one batch, None if it solves nothing.
+
+    Each block (a submodule with `field`, `t` and, once it has solved, `stats`) is called as the
+    model calls it, then its field is solved again from the same state by `reference`. NaN where
+    that solve cannot be finished.
+    """
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def note(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        calls.append((module, arguments[0].detach(), output.detach()))
+
+    handles = [block.register_forward_hook(note) for block in _solvable(model)]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(*inputs)
+        pairs = [_pair(*call) for call in calls]
+    except SolveError:
+        return math.nan
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    if not pairs:
+        return None
+    return relative_rms(*(torch.cat([p[i] for p in pairs]) for i in (0, 1)))
+
+
+def _solvable(model: nn.Module) -> list[nn.Module]:
+    return [m for m in blocks(model) if hasattr(m, "field") and hasattr(m, "t")]
+
+
+def _pair(block: Any, y0: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    exact = reference(block.field, y0, block.t)
+    exact = exact if output.dim() == exact.dim() else exact[-1]
+    return output.double().flatten(), exact.flatten()
+
+
+class Timer:
+    """The seconds that a stretch of work took."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def timed(device: torch.device) -> Iterator[Timer]:
+    """Time the body, waiting for the device at both ends."""
+    timer = Timer()
+    _wait(device)
+    start = perf_counter()
+    try:
+        yield timer
+    finally:
+        _wait(device)
+        timer.seconds = perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def machine(device: torch.device) -> str:
+    """Return the operating system, the processor and its cores, and the GPU if that is used."""
+    name = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    if device.type == "cuda":
+        name += f", {torch.cuda.get_device_name(device)}"
+    return name
+
+
+def versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of Python, torch and the given distributions that are installed."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

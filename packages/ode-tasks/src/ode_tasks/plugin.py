@@ -1,0 +1,84 @@
+"""The tasks, the executor and the commands of this package, as records that import nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ode_core.hooks import hookimpl
+from ode_core.records import CommandRecord, ExecutorRecord, TaskRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@hookimpl
+def ode_tasks() -> Iterable[TaskRecord]:
+    """Yield the experiments."""
+    yield TaskRecord(
+        "cifar10",
+        "ode_tasks.cifar10:Cifar10",
+        "classify small colour images (needs --data)",
+        fits="classification",
+        default_model="odenet",
+        needs_data=True,
+        state_size=64 * 16 * 16,
+    )
+    yield TaskRecord(
+        "digits",
+        "ode_tasks.digits:Digits",
+        "classify 8x8 grey images of handwritten digits",
+        fits="classification",
+        default_model="odenet",
+        state_size=16 * 8 * 8,
+    )
+    yield TaskRecord(
+        "glucose",
+        "ode_tasks.glucose:Glucose",
+        "forecast a person's glucose 15, 30 and 60 minutes ahead",
+        fits="forecasting",
+        default_model="latent_ode",
+        state_size=16,
+    )
+    yield TaskRecord(
+        "linear",
+        "ode_tasks.linear:Linear",
+        "recover a damped rotation from samples of it",
+        fits="dynamics",
+        default_model="neural_ode",
+        state_size=2,
+    )
+    yield TaskRecord(
+        "spiral",
+        "ode_tasks.spiral:Spiral",
+        "recover a spiral with cubic dynamics from samples of it",
+        fits="dynamics",
+        default_model="neural_ode",
+        state_size=2,
+    )
+
+
+@hookimpl
+def ode_executors() -> Iterable[ExecutorRecord]:
+    """Yield the ways to run a benchmark's cells."""
+    yield ExecutorRecord(
+        "local",
+        "ode_tasks.benchmark.executor:LocalExecutor",
+        "worker processes on this machine",
+    )
+
+
+@hookimpl
+def ode_commands() -> Iterable[CommandRecord]:
+    """Yield what this package adds to `ode`."""
+    yield CommandRecord("run", "ode_tasks.commands:run", "Train and score one model on one task.")
+    yield CommandRecord(
+        "study", "ode_tasks.commands:study", "Run the study's experiments on one task and report."
+    )
+    yield CommandRecord(
+        "benchmark",
+        "ode_tasks.benchmark.command:benchmark",
+        "Run every task against every registered solver.",
+    )
+    yield CommandRecord(
+        "report", "ode_tasks.report.command:report", "Write tables and plots of stored results."
+    )

@@ -1,0 +1,118 @@
+"""One run of one task, and the row it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ode_core.errors import ArgumentError
+from ode_core.registry import gradients, models, solvers, tasks
+from ode_tasks import measure
+from ode_tasks.train import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ode_core.protocols import Progress, RunConfig
+
+METRICS = "metrics.json"
+_SUITE = ("ode-core", "ode-solvers", "ode-models", "ode-tasks")
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def start(self, total: int, text: str) -> None:
+        """Ignore it."""
+
+    def advance(self, text: str = "") -> None:
+        """Ignore it."""
+
+
+def execute(config: RunConfig, progress: Progress) -> dict[str, Any]:
+    """Run the config's task and return one row: the config, the metrics and what they came from.
+
+    With `config.out` the row is also written there as `metrics.json`. Raises ArgumentError where
+    that file is already there, before any work, and whatever the task raises.
+    """
+    if config.out is not None:
+        require_new(config.out)
+    record = tasks[config.task]
+    packages = _packages(config)
+    start, date = perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    with seeded(config.seed):
+        metrics = dict(tasks.create(config.task).run(config, progress))
+    row = (
+        _fields(config)
+        | metrics
+        | {
+            "status": "ok",
+            "reason": "",
+            "seconds": perf_counter() - start,
+            "date": date,
+            "machine": measure.machine(torch.device(config.device)),
+            "versions": measure.versions(dict.fromkeys((*_SUITE, record.package, *packages))),
+            "threads": torch.get_num_threads(),
+        }
+    )
+    if config.out is not None:
+        write(config.out / METRICS, row)
+    return row
+
+
+def require_new(out: Path) -> None:
+    """Raise ArgumentError where the folder holds a finished run, or is no folder."""
+    if (out / METRICS).exists():
+        raise ArgumentError(
+            f"{out / METRICS} holds a finished run; choose another --out or remove it"
+        )
+    if out.exists() and not out.is_dir():
+        raise ArgumentError(f"--out takes a folder, and {out} is a file; choose another")
+
+
+def write(path: Path, row: Mapping[str, Any]) -> None:
+    """Write a row as JSON in one go, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(plain(row), indent=1, default=str, allow_nan=False)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+        os.chmod(name, 0o644)  # mkstemp makes files that others cannot read
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def plain(value: Any) -> Any:
+    """Return the value with null for every number that JSON cannot write, at any depth."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _fields(config: RunConfig) -> dict[str, Any]:
+    row = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    paths = {name: None if row[name] is None else str(row[name]) for name in ("data", "out")}
+    return row | paths | {"settings": dict(config.settings)}
+
+
+def _packages(config: RunConfig) -> list[str]:
+    model = models[config.model]
+    if not model.solves:
+        return [model.package]
+    return [model.package, solvers[config.solver].package, gradients[config.gradient].package]

@@ -1,0 +1,153 @@
+"""What a preset holds, what `--set KEY=VALUE` changes in it, and what a solve takes from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+from ode_core.errors import ArgumentError
+from ode_core.protocols import PRESETS
+from ode_core.registry import models, solvers, tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import nn
+
+    from ode_core.protocols import RunConfig
+
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings that every task has; a task adds its own and makes one object a preset.
+
+    `rtol` and `atol` are for solvers that choose their steps, `dt` is the step of the others; all
+    three are used where the run gives none. `precision` is a name that Lightning Fabric knows.
+    """
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    width: int
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    dt: float = 0.25
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        """Raise ArgumentError for a size that is not at least 1 or a step that is not positive."""
+        for name in ("epochs", "batch", "width"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"{name} is {getattr(self, name)}; it is a whole number from 1")
+        for name in ("learning_rate", "rtol", "atol", "dt"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ArgumentError(f"{name} is {value}; it is a number above 0")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def choose(presets: Mapping[str, S], config: RunConfig) -> S:
+    """Return the settings of the config's preset with its `--set` pairs applied.
+
+    Raises ArgumentError for an unknown preset, an unknown key or a value of the wrong type.
+    """
+    if config.preset not in presets:
+        raise ArgumentError(
+            f"no preset is named {config.preset!r}{_nearest(config.preset, presets)}; "
+            f"the presets are {', '.join(PRESETS)}"
+        )
+    preset = presets[config.preset]
+    types = get_type_hints(type(preset))
+    for key in config.settings:
+        if key not in types:
+            raise ArgumentError(
+                f"the task {config.task!r} has no setting {key!r}{_nearest(key, types)}; "
+                f"it has {', '.join(types)}"
+            )
+    changes = {key: _value(key, text, types[key]) for key, text in config.settings.items()}
+    return dataclasses.replace(preset, **changes)
+
+
+def pairs(texts: Iterable[str]) -> dict[str, str]:
+    """Return `KEY=VALUE` texts as a mapping; raises ArgumentError for a text without `=`."""
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (equals and key.strip()):
+            raise ArgumentError(
+                f"--set takes KEY=VALUE, as in --set epochs=3; {text!r} is not that"
+            )
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+def solving(config: RunConfig, settings: Settings) -> dict[str, Any]:
+    """Return the solver, gradient, tolerances and step that the run uses.
+
+    All are None for a model that solves nothing; the tolerances are None for a solver with fixed
+    steps. A `dt` given for an adaptive solver is its first step. Raises ArgumentError for a setting
+    without effect, UnknownNameError for a name that nobody registers.
+    """
+    options: dict[str, Any] = dict.fromkeys(("solver", "gradient", "rtol", "atol", "dt"))
+    if not models[config.model].solves:
+        given = [name for name in options if getattr(config, name)]
+        if given:
+            raise ArgumentError(
+                f"the model {config.model!r} solves no differential equation, so "
+                f"{' and '.join(given)} would have no effect; leave out what was given"
+            )
+        return options
+    options |= {"solver": config.solver, "gradient": config.gradient, "dt": config.dt}
+    if solvers[config.solver].adaptive:
+        tolerances = (("rtol", config.rtol, settings.rtol), ("atol", config.atol, settings.atol))
+        for name, given_value, default in tolerances:
+            options[name] = default if given_value is None else given_value
+        return options
+    if config.rtol is not None or config.atol is not None:
+        raise ArgumentError(
+            f"the solver {config.solver!r} takes fixed steps, so a tolerance would have no effect; "
+            "leave out rtol and atol, or choose an adaptive solver such as dopri5"
+        )
+    options["dt"] = settings.dt if config.dt is None else config.dt
+    return options
+
+
+def build(config: RunConfig, settings: Settings, **options: Any) -> nn.Module:
+    """Return the config's model, made with the task's options and, if it solves, the solve's.
+
+    Raises ArgumentError for a model that does not fit the task.
+    """
+    record, fits = models[config.model], tasks[config.task].fits
+    if record.fits != fits:
+        fitting = ", ".join(name for name, other in models.items() if other.fits == fits)
+        raise ArgumentError(
+            f"the model {config.model!r} is for {record.fits}; the task {config.task!r} takes a "
+            f"model for {fits}: {fitting or 'none is installed, pip install ode-models'}"
+        )
+    used = solving(config, settings)
+    model: nn.Module = models.create(config.model, **options, **(used if record.solves else {}))
+    return model
+
+
+def _value(key: str, text: str, kind: Any) -> Any:
+    if kind is bool:
+        if text.lower() not in _TRUE + _FALSE:
+            raise ArgumentError(f"the setting {key} is true or false; {text!r} is neither")
+        return text.lower() in _TRUE
+    try:
+        return kind(text)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise ArgumentError(f"the setting {key} is {expected}; {text!r} is not") from None
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(n) for n in nearest)}?" if nearest else ""
