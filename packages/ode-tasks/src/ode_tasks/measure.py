@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ode_core import SolveError, Stats, solve
+from ode_core.api import solve
+from ode_core.errors import SolveError
+from ode_core.solution import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 HELD = "held for backward"
 PEAK = "peak allocated"
 
-_REFERENCE = {"solver": "dopri8", "rtol": 1e-10, "atol": 1e-10}
+_EXACT = 1e-10
 
 
 class Memory(NamedTuple):
@@ -85,6 +87,23 @@ def memory(model: nn.Module, loss: Callable[[], Tensor], inputs: Sequence[Tensor
     return Memory(held_bytes(loss, [*parameters, *model.buffers(), *inputs]), HELD)
 
 
+def memory_columns(
+    model: nn.Module,
+    twin: nn.Module,
+    loss: Callable[[nn.Module], Tensor],
+    inputs: Sequence[Tensor],
+) -> dict[str, Any]:
+    """Return the memory of a training step of the model, and of its twin by `direct`."""
+    own = memory(model, lambda: loss(model), inputs)
+    direct = own if twin is model else memory(twin, lambda: loss(twin), inputs)
+    return {
+        "memory_bytes": own.bytes,
+        "memory_kind": own.kind,
+        "memory_bytes_direct": direct.bytes,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
 def blocks(model: nn.Module) -> list[nn.Module]:
     """Return the submodules that have solved: those whose `stats` is a `Stats`."""
     return [m for m in model.modules() if isinstance(getattr(m, "stats", None), Stats)]
@@ -105,7 +124,9 @@ def reference(field: nn.Module, y0: Tensor, t: Any) -> Tensor:
     """Return the solution `[T, ...]` in float64 by dopri8 at a tolerance of 1e-10."""
     exact = copy.deepcopy(field).double()
     with torch.no_grad():
-        solution: Tensor = solve(exact, y0.double(), t, **_REFERENCE).ys
+        solution: Tensor = solve(
+            exact, y0.double(), t, solver="dopri8", rtol=_EXACT, atol=_EXACT
+        ).ys
     return solution
 
 

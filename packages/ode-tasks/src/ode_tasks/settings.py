@@ -136,6 +136,21 @@ def build(config: RunConfig, settings: Settings, **options: Any) -> nn.Module:
     return model
 
 
+def direct_twin(
+    config: RunConfig, settings: Settings, model: nn.Module, **options: Any
+) -> nn.Module:
+    """Return a model of the same weights whose gradient is `direct`, on the same device.
+
+    It is the model itself where that solves nothing or is trained by `direct` already. `options`
+    are those that the model was built with.
+    """
+    if not models[config.model].solves or config.gradient == "direct":
+        return model
+    twin = build(dataclasses.replace(config, gradient="direct"), settings, **options)
+    twin.load_state_dict(model.state_dict())
+    return twin.to(next(model.parameters()).device)
+
+
 def _value(key: str, text: str, kind: Any) -> Any:
     if kind is bool:
         if text.lower() not in _TRUE + _FALSE:

@@ -66,6 +66,15 @@ class Trained(NamedTuple):
     epoch_seconds: float
     history: list[dict[str, Any]]
 
+    def columns(self) -> dict[str, Any]:
+        """Return what every task reports of its training, without the history."""
+        return {
+            "train_loss": self.loss,
+            "f_forward": self.f_forward,
+            "f_backward": self.f_backward,
+            "epoch_seconds": self.epoch_seconds,
+        }
+
 
 def fit(
     model: nn.Module,

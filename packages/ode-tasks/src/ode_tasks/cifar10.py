@@ -1,0 +1,76 @@
+"""CIFAR-10: classify 32x32 colour images of ten kinds of things, from a folder of the user's."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from ode_core.errors import DataError
+from ode_tasks.classification import ImageSettings, classify
+from ode_tasks.data import cifar10
+from ode_tasks.settings import choose
+
+if TYPE_CHECKING:
+    from ode_core.protocols import Progress, RunConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CifarSettings(ImageSettings):
+    """Those of an image task, and whether to fetch the images where the folder has none."""
+
+    crop: int = 4
+    flip: bool = True
+    download: bool = False
+
+
+# One step over the block's [0, 1] is the study's setting for the solvers with fixed steps. `full`
+# is the usual recipe for residual networks on these images (He et al. 2015, Zhuang et al. 2020).
+PRESETS = {
+    "smoke": CifarSettings(
+        epochs=1,
+        batch=32,
+        learning_rate=0.05,
+        width=8,
+        dt=1.0,
+        train_images=320,
+        test_images=200,
+    ),
+    "quick": CifarSettings(
+        epochs=2,
+        batch=64,
+        learning_rate=0.1,
+        width=32,
+        dt=1.0,
+        train_images=5_000,
+        test_images=1_000,
+    ),
+    "full": CifarSettings(
+        epochs=200,
+        batch=128,
+        learning_rate=0.1,
+        width=64,
+        dt=1.0,
+        train_images=50_000,
+        test_images=10_000,
+    ),
+}
+
+
+class Cifar10:
+    """The task `cifar10`."""
+
+    def run(self, config: RunConfig, progress: Progress) -> dict[str, Any]:
+        """Train on the images in `config.data` and return the metrics.
+
+        Raises DataError where there is no folder or it does not hold what it should.
+        """
+        settings = choose(PRESETS, config)
+        if config.data is None:
+            raise DataError(
+                "the task cifar10 has no images of its own; pass --data DIR, with --set "
+                "download=true to have them fetched into DIR"
+            )
+        if settings.download:
+            cifar10.download(config.data)
+        data = cifar10.load(config.data, settings.train_images, settings.test_images)
+        return classify(config, settings, data, progress)

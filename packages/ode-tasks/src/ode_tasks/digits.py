@@ -1,0 +1,60 @@
+"""Digits: classify the 8x8 grey images of handwritten digits that scikit-learn ships."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ode_core.errors import ArgumentError
+from ode_tasks.classification import ImageSettings, classify
+from ode_tasks.data import digits
+from ode_tasks.settings import choose
+
+if TYPE_CHECKING:
+    from ode_core.protocols import Progress, RunConfig
+
+PRESETS = {
+    "smoke": ImageSettings(
+        epochs=2,
+        batch=32,
+        learning_rate=0.05,
+        width=8,
+        dt=1.0,
+        train_images=512,
+        test_images=360,
+    ),
+    "quick": ImageSettings(
+        epochs=10,
+        batch=32,
+        learning_rate=0.05,
+        width=16,
+        dt=1.0,
+        train_images=1_437,
+        test_images=360,
+    ),
+    "full": ImageSettings(
+        epochs=60,
+        batch=64,
+        learning_rate=0.1,
+        width=64,
+        dt=1.0,
+        train_images=1_437,
+        test_images=360,
+        crop=1,
+    ),
+}
+
+
+class Digits:
+    """The task `digits`."""
+
+    def run(self, config: RunConfig, progress: Progress) -> dict[str, Any]:
+        """Train on the digits and return the metrics; raises ArgumentError for `config.data`."""
+        settings = choose(PRESETS, config)
+        if config.data is not None:
+            raise ArgumentError(
+                f"the task digits has its images built in and reads none from {config.data}; leave "
+                "out --data, or take the task cifar10"
+            )
+        return classify(
+            config, settings, digits.load(settings.train_images, settings.test_images), progress
+        )
