@@ -1,0 +1,96 @@
+"""Solve, and train through, ordinary differential equations with PyTorch.
+
+Names are imported when they are first used, so that listing plugins never waits for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ode_core.api import solve
+    from ode_core.control import FixedSteps, PIDController, Tolerance
+    from ode_core.direct import Direct
+    from ode_core.errors import (
+        ArgumentError,
+        DataError,
+        OdeError,
+        PluginError,
+        SolveError,
+        UnknownNameError,
+        UnsupportedError,
+    )
+    from ode_core.hooks import hookimpl
+    from ode_core.protocols import GradientMethod, Plan, Progress, RunConfig, Solver, Step, Task
+    from ode_core.records import (
+        CommandRecord,
+        ExecutorRecord,
+        GradientRecord,
+        ModelRecord,
+        SolverRecord,
+        TaskRecord,
+    )
+    from ode_core.registry import (
+        PluginWarning,
+        executors,
+        gradients,
+        models,
+        register,
+        solvers,
+        tasks,
+    )
+    from ode_core.solution import Solution, Stats, Status
+
+_EXPORTS = {
+    "solve": "api",
+    "FixedSteps": "control",
+    "PIDController": "control",
+    "Tolerance": "control",
+    "Direct": "direct",
+    "ArgumentError": "errors",
+    "DataError": "errors",
+    "OdeError": "errors",
+    "PluginError": "errors",
+    "SolveError": "errors",
+    "UnknownNameError": "errors",
+    "UnsupportedError": "errors",
+    "hookimpl": "hooks",
+    "GradientMethod": "protocols",
+    "Plan": "protocols",
+    "Progress": "protocols",
+    "RunConfig": "protocols",
+    "Solver": "protocols",
+    "Step": "protocols",
+    "Task": "protocols",
+    "CommandRecord": "records",
+    "ExecutorRecord": "records",
+    "GradientRecord": "records",
+    "ModelRecord": "records",
+    "SolverRecord": "records",
+    "TaskRecord": "records",
+    "PluginWarning": "registry",
+    "executors": "registry",
+    "gradients": "registry",
+    "models": "registry",
+    "register": "registry",
+    "solvers": "registry",
+    "tasks": "registry",
+    "Solution": "solution",
+    "Stats": "solution",
+    "Status": "solution",
+}
+
+__all__ = sorted(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *globals()]

@@ -1,0 +1,175 @@
+"""The `ode` command: lists what is installed and hands over to the commands of other packages."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+
+from ode_core import discovery, registry
+from ode_core.console import Output
+from ode_core.errors import OdeError
+
+INTERRUPTED = 130
+KINDS = ("solvers", "gradients", "models", "tasks", "executors", "commands", "plugins")
+
+# These may stand anywhere on the line; they are moved to the front before parsing.
+_SWITCHES = ("--json", "--quiet", "--no-plugins", "--debug")
+_VALUED = ("--plugin",)
+
+
+class _Group(typer.core.TyperGroup):
+    """Commands of plugins beside the built-in ones; help shows them without importing them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *registry.commands]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is None and cmd_name in registry.commands:
+            help_line = registry.commands[cmd_name].summary
+            return typer.core.TyperCommand(cmd_name, help=help_line, short_help=help_line)
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in registry.commands and name not in super().list_commands(ctx):
+            command = _loaded(str(name))
+        return name, command, rest
+
+
+def _loaded(name: str) -> Any:
+    record = registry.commands[name]
+    holder = typer.Typer(add_completion=False, rich_markup_mode=None)
+    holder.command(name, help=record.summary)(registry.load_target(record))
+    return typer.main.get_command(holder)
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="ode",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root(
+    ctx: typer.Context,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Write one JSON array to stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No notes, no progress.")] = False,
+    no_plugins: Annotated[
+        bool, typer.Option("--no-plugins", help="Load the suite's own packages only.")
+    ] = False,
+    plugin: Annotated[
+        list[Path] | None, typer.Option("--plugin", help="Load this Python file as a plugin.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Solve, and train through, ordinary differential equations with PyTorch."""
+    # Worker processes inherit these, so that they see the same plugins.
+    if no_plugins:
+        os.environ[discovery.ENV_ALLOW] = ""
+    if plugin:
+        files = [str(path.resolve()) for path in plugin]
+        os.environ[discovery.ENV_FILES] = os.pathsep.join(files)
+    if no_plugins or plugin:
+        registry.REGISTRY.refresh()
+    ctx.obj = Output(json=json, quiet=quiet, debug=debug)
+
+
+@app.command("list")
+def list_command(
+    ctx: typer.Context,
+    kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))] = "",
+) -> None:
+    """List what is installed, from which package, and what failed to load and why."""
+    if kind and kind not in KINDS:
+        raise typer.BadParameter(f"{kind!r} is none of {', '.join(KINDS)}")
+    output: Output = ctx.obj
+    wanted = (kind,) if kind else KINDS
+    records = [row for name in wanted if name != "plugins" for row in _record_rows(name)]
+    if output.json or kind != "plugins":
+        rows = records + (registry.plugin_rows() if kind in ("", "plugins") and output.json else [])
+        output.rows(rows, ("kind", "name", "summary", "package", "version", "status", "reason"))
+    if not output.json and kind in ("", "plugins"):
+        output.rows(registry.plugin_rows(), ("kind", "name", "package", "version", "status", "reason"))
+
+
+def _record_rows(kind: str) -> list[dict[str, Any]]:
+    catalogue = getattr(registry, kind)
+    rows = []
+    for name, record in catalogue.items():
+        reason = f"pip install {' '.join(record.missing)}" if record.missing else ""
+        status = "unavailable" if reason else "ok"
+        fields = dataclasses.asdict(record) | {"kind": record.kind, "name": name}
+        rows.append(fields | {"status": status, "reason": reason})
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line and return its exit status: 0, 1 for an error, 2 for bad usage."""
+    arguments = _globals_first(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    with warnings.catch_warnings():
+        warnings.showwarning = _one_line_warning
+        try:
+            return int(app(arguments, standalone_mode=False) or 0)
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            return INTERRUPTED
+        except OdeError as error:
+            if debug:
+                raise
+            _complain(str(error))
+            return 1
+        except Exception as error:
+            # typer keeps its own copy of click; its usage errors know how to show themselves.
+            show = getattr(error, "show", None)
+            if show is not None:
+                show()
+                return int(getattr(error, "exit_code", 2))
+            if type(error).__name__ in ("Abort", "Exit"):
+                return int(getattr(error, "exit_code", INTERRUPTED))
+            if debug:
+                raise
+            _complain(f"{discovery.describe(error)}; run again with --debug for the traceback")
+            return 1
+
+
+def _globals_first(arguments: list[str]) -> list[str]:
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in _SWITCHES or word.split("=")[0] in _VALUED and "=" in word:
+            front.append(word)
+        elif word in _VALUED:
+            front += [word, *([value] if (value := next(words, None)) is not None else [])]
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"ode: {text}")
+
+
+def _one_line_warning(message: Warning | str, *_: Any) -> None:
+    _complain(f"note: {message}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The errors of the suite: each is one sentence for a reader and carries its subject for a program."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class OdeError(Exception):
+    """Any error that the suite raises on purpose; its text is meant to be read by a user."""
+
+
+class ArgumentError(OdeError, ValueError):
+    """An argument, or a combination of arguments, that cannot be used."""
+
+
+class DataError(OdeError, ValueError):
+    """A file or folder that is not what it should be: says what was found and what was expected."""
+
+
+class UnknownNameError(OdeError, LookupError):
+    """A name that no installed package registers; `name` and `nearest` say which was meant."""
+
+    def __init__(self, message: str, name: str = "", nearest: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.name = name
+        self.nearest = tuple(nearest)
+
+
+class PluginError(OdeError):
+    """A plugin, or a record of one, that could not be loaded; `provider` names the distribution."""
+
+    def __init__(self, message: str, provider: str = "") -> None:
+        super().__init__(message)
+        self.provider = provider
+
+
+class UnsupportedError(OdeError):
+    """Something that the chosen solver or gradient method cannot do."""
+
+
+class SolveError(OdeError, RuntimeError):
+    """A solve that could not be finished; `solution` holds what was reached, NaN after that."""
+
+    def __init__(self, message: str, solution: Any = None) -> None:
+        super().__init__(message)
+        self.solution = solution

@@ -1,0 +1,68 @@
+"""The extension points: a plugin module implements any of these, marked with `hookimpl`.
+
+A plugin is a distribution with an entry point in the group `ode`:
+
+    [project.entry-points.ode]
+    my-plugin = "my_package.plugin"
+
+and that module, which must not import torch, yields records:
+
+    from ode_core import SolverRecord, hookimpl
+
+    @hookimpl
+    def ode_solvers():
+        yield SolverRecord("mine", "my_package.mine:make", "one line", order=3, adaptive=False)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ode_core.records import (
+        CommandRecord,
+        ExecutorRecord,
+        GradientRecord,
+        ModelRecord,
+        SolverRecord,
+        TaskRecord,
+    )
+
+PROJECT = "ode"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def ode_solvers() -> Iterable[SolverRecord]:  # type: ignore[empty-body]
+    """Yield the solvers of this package."""
+
+
+@hookspec
+def ode_gradients() -> Iterable[GradientRecord]:  # type: ignore[empty-body]
+    """Yield the gradient methods of this package."""
+
+
+@hookspec
+def ode_models() -> Iterable[ModelRecord]:  # type: ignore[empty-body]
+    """Yield the models of this package."""
+
+
+@hookspec
+def ode_tasks() -> Iterable[TaskRecord]:  # type: ignore[empty-body]
+    """Yield the tasks of this package."""
+
+
+@hookspec
+def ode_executors() -> Iterable[ExecutorRecord]:  # type: ignore[empty-body]
+    """Yield the ways to run a benchmark's cells."""
+
+
+@hookspec
+def ode_commands() -> Iterable[CommandRecord]:  # type: ignore[empty-body]
+    """Yield subcommands of `ode`."""

@@ -1,0 +1,53 @@
+"""The solution within one step: the solver's own polynomial, or a cubic through both ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from ode_core.loops.march import Accepted
+    from ode_core.protocols import Interpolant, Solver
+
+
+def interpolant(
+    solver: Solver, f: Callable[[float, Tensor], Tensor], accepted: Accepted
+) -> Interpolant:
+    """Return the solution within an accepted step as a function of theta in [0, 1].
+
+    Building it may evaluate the field; calling it never does.
+    """
+    t0, t1, y0, step = accepted.t0, accepted.t1, accepted.y0, accepted.step
+    own = getattr(solver, "interpolant", None)
+    if own is not None:
+        made: Interpolant = own(f, t0, t1, y0, step)
+        return made
+    return Hermite(t1 - t0, y0, f(t0, y0), step.y, f(t1, step.y))
+
+
+@dataclass(frozen=True, eq=False)
+class Hermite:
+    """The cubic through both states with both slopes, of local error O(dt^4).
+
+    Source: Hairer, Nørsett, Wanner I, eq. II.6.7.
+    """
+
+    dt: float
+    y0: Tensor
+    k0: Tensor
+    y1: Tensor
+    k1: Tensor
+
+    def __call__(self, theta: float) -> Tensor:
+        """Return the state at t0 + theta dt, like `y0`."""
+        first = theta * (1.0 - theta) ** 2 * self.dt
+        second = theta * theta * (theta - 1.0) * self.dt
+        rise = theta * theta * (3.0 - 2.0 * theta)
+        y = torch.add(self.y0, torch.sub(self.y1, self.y0), alpha=rise)
+        return y.add_(self.k0, alpha=first).add_(self.k1, alpha=second)

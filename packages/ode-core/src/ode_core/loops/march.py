@@ -1,0 +1,195 @@
+"""The step loop: a generator of accepted steps, and the only place that decides on step sizes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from ode_core.control import FixedSteps, first_step
+from ode_core.solution import Stats, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from torch import Tensor
+
+    from ode_core.protocols import Carry, Controller, Plan, Step
+
+
+class Stop(NamedTuple):
+    """A time at which a step must end, and the one at which the next begins: apart at a jump."""
+
+    end: float
+    resume: float
+
+
+class Accepted(NamedTuple):
+    """One accepted step; `until` is the time up to which its states answer for the solution."""
+
+    t0: float
+    t1: float
+    until: float
+    y0: Tensor
+    carry: Carry
+    step: Step
+
+
+@dataclass
+class Log:
+    """What the loop reports: counts, how it ended, and every attempt where that is asked for."""
+
+    stats: Stats = field(default_factory=Stats)
+    status: Status = Status.SUCCESS
+    stopped_at: float = math.nan
+    attempts: list[tuple[float, float, float, bool]] = field(default_factory=list)
+
+    def fail(self, status: Status, t: float) -> None:
+        """Note why and where the solve stopped."""
+        self.status, self.stopped_at = status, t
+
+
+def march(
+    f: Callable[[float, Tensor], Tensor],
+    y: Tensor,
+    t0: float,
+    stops: Sequence[Stop],
+    plan: Plan,
+    log: Log,
+) -> Generator[Accepted, Tensor | None, None]:
+    """Yield accepted steps from t0 through every stop, in order.
+
+    `f` is a field on packed states. A state that is sent back replaces the one just reached (an
+    impulse, a reset): the solver then starts anew from it, with the step size that it had. The
+    loop ends early only by noting a failure on the log.
+    """
+    if isinstance(plan.controller, FixedSteps):
+        nodes = plan.controller.nodes(t0, stops[-1].end, plan.dt)
+        return _given(f, y, t0, _with_stops(nodes, stops), plan, log)
+    return _chosen(f, y, t0, stops, plan.controller, plan, log)
+
+
+def _given(
+    f: Callable[[float, Tensor], Tensor],
+    y: Tensor,
+    t0: float,
+    ends: Sequence[Stop],
+    plan: Plan,
+    log: Log,
+) -> Generator[Accepted, Tensor | None, None]:
+    solver = plan.solver
+    carry = solver.init(f, t0, y) if ends else None
+    t = t0
+    for t1, resume in ends:
+        if log.stats.accepted >= plan.max_steps:
+            return log.fail(Status.MAX_STEPS, t)
+        step = solver.step(f, t, t1, y, carry, None)
+        log.stats.accepted += 1
+        if plan.record_steps:
+            log.attempts.append((t, t1 - t, math.nan, True))
+        sent = yield Accepted(t, t1, resume, y, carry, step)
+        y = step.y if sent is None else sent
+        renew = sent is not None or resume != t1
+        t = resume
+        carry = solver.init(f, t, y) if renew and t1 != ends[-1].end else step.carry
+    if not bool(torch.isfinite(y.detach()).all()):
+        log.fail(Status.NOT_FINITE, t)
+    return None
+
+
+def _with_stops(nodes: Sequence[float], stops: Sequence[Stop]) -> list[Stop]:
+    if len(stops) == 1 or not nodes:
+        return [Stop(node, node) for node in nodes]
+    sign = 1.0 if stops[-1].end >= stops[0].end else -1.0
+    merged = {node: Stop(node, node) for node in nodes} | {stop.end: stop for stop in stops}
+    # A node between the two sides of a jump is no place to step to.
+    gaps = [stop for stop in stops if stop.resume != stop.end]
+    kept = [
+        stop
+        for stop in merged.values()
+        if not any(sign * gap.end < sign * stop.end <= sign * gap.resume for gap in gaps)
+    ]
+    return sorted(kept, key=lambda stop: sign * stop.end)
+
+
+def _chosen(
+    f: Callable[[float, Tensor], Tensor],
+    y: Tensor,
+    t0: float,
+    stops: Sequence[Stop],
+    controller: Controller,
+    plan: Plan,
+    log: Log,
+) -> Generator[Accepted, Tensor | None, None]:
+    solver, tolerance, stats = plan.solver, plan.tolerance, log.stats
+    order, last = solver.order, stops[-1].end
+    if t0 == last:
+        return None
+    direction = math.copysign(1.0, last - t0)
+    carry = solver.init(f, t0, y)
+    dt = plan.dt if plan.dt is not None else _first(f, y, (t0, stops[0].end), carry, plan)
+    memory = controller.init()
+    t = t0
+    for stop in stops:
+        while t != stop.end:
+            t1 = t + direction * dt
+            # The slack keeps a sliver of a step off the end.
+            cut = (t1 - stop.end) * direction > -1e-9 * dt
+            t1 = stop.end if cut else t1
+            if stats.accepted + stats.rejected >= plan.max_steps:
+                return log.fail(Status.MAX_STEPS, t)
+            step = solver.step(f, t, t1, y, carry, tolerance)
+            error = 0.0 if step.error is None else step.error
+            accept, factor, memory = controller.judge(error, order, memory)
+            taken = abs(t1 - t)
+            if plan.record_steps:
+                log.attempts.append((t, t1 - t, error, accept))
+            if not accept:
+                stats.rejected += 1
+                dt = taken * factor
+                carry = carry if step.retry is None else step.retry
+                if t + direction * dt == t:
+                    blown = math.isinf(error)
+                    return log.fail(Status.NOT_FINITE if blown else Status.STEP_TOO_SMALL, t)
+                continue
+            stats.accepted += 1
+            # A step cut short at a stop says little about the size that the next one can have.
+            dt = max(dt, taken * factor) if cut and factor >= 1.0 else taken * factor
+            until = stop.resume if t1 == stop.end else t1
+            sent = yield Accepted(t, t1, until, y, carry, step)
+            t, y, carry = t1, step.y if sent is None else sent, step.carry
+            if t != last and (sent is not None or until != t1):
+                carry = solver.init(f, until, y)
+            if t != last and t + direction * dt == t:
+                return log.fail(Status.STEP_TOO_SMALL, t)
+        t = stop.resume
+    return None
+
+
+def _first(
+    f: Callable[[float, Tensor], Tensor],
+    y: Tensor,
+    span: tuple[float, float],
+    carry: Carry,
+    plan: Plan,
+) -> float:
+    # A solver whose carry holds f(t0, y0) lends it, and saves an evaluation.
+    slope = getattr(plan.solver, "slope", None)
+    held = slope(carry) if slope is not None else None
+    if held is None:
+        with torch.no_grad():
+            held = f(span[0], y)
+    tolerance = plan.tolerance
+    assert tolerance is not None  # noqa: S101 - the front door gives every adaptive plan one
+    return first_step(f, span, y, held, plan.solver.order, tolerance)
+
+
+def stops_between(t0: float, t1: float, jumps: Sequence[tuple[float, float]]) -> list[Stop]:
+    """Return the stops of a solve from t0 to t1 with the two sides of every jump."""
+    inside = [Stop(before, after) for before, after in jumps if before != t0]
+    stops = [*inside, Stop(t1, t1)]
+    # A jump nearer to an end than f can tell is no stop of its own.
+    return [a for a, b in pairwise(stops) if (b.end - a.resume) * (t1 - t0) > 0] + stops[-1:]

@@ -1,0 +1,25 @@
+"""What ode-core itself registers, through the same door as everybody."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ode_core.hooks import hookimpl
+from ode_core.records import CommandRecord, GradientRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@hookimpl
+def ode_gradients() -> Iterator[GradientRecord]:
+    """Yield back-propagation through the loop."""
+    yield GradientRecord(
+        "direct", "ode_core.direct:Direct", "back-propagation through the solver", exact=True
+    )
+
+
+@hookimpl
+def ode_commands() -> Iterator[CommandRecord]:
+    """Yield the commands that need more than the registry."""
+    yield CommandRecord("doctor", "ode_core.doctor:doctor", "Versions, devices and plugins.")

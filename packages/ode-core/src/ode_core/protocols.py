@@ -1,0 +1,169 @@
+"""The page a plugin author reads: what a solver, a controller, a gradient method and a task are.
+
+Everything here is structural: no base class, no registration, any object with these members fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ode_core.control import FixedSteps, Tolerance
+    from ode_core.problem import Field, Problem
+    from ode_core.solution import Trajectory
+
+Time: TypeAlias = "float | Tensor"
+"""A host float in the ordinary loop; a 0-d float64 tensor where a time needs a gradient."""
+
+Carry: TypeAlias = Any
+"""What a solver keeps from step to step: a pytree of tensors, always of the same structure."""
+
+Interpolant: TypeAlias = Callable[[float], Tensor]
+"""The solution within one step, as a function of theta in [0, 1]."""
+
+
+class Step(NamedTuple):
+    """One attempted step from t0 to t1.
+
+    `y` is the state at t1, in fresh memory. `error` is the scaled norm of the error estimate, at
+    most 1 for a step to be accepted, infinite where the step failed, None where the method has no
+    estimate. `carry` is for the next step if this one is accepted, `retry` for the next attempt if
+    it is not (None: the carry that was passed in). `dense` is read by `interpolant` alone.
+    """
+
+    y: Tensor
+    error: float | None
+    carry: Carry
+    dense: Any
+    retry: Carry | None = None
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A stepper: it never changes after construction and one instance serves many solves.
+
+    `order` is the order of convergence. `adaptive` says that `step` estimates its error.
+    `one_step` says that `init` rebuilds the carry exactly, so that a step can be replayed from its
+    state alone.
+
+    A solver may also have these; where it does not, the core does the general thing:
+
+    - `interpolant(field, t0, t1, y0, step) -> Interpolant`, which may evaluate the field while it
+      is built but not when it is called; otherwise a cubic Hermite polynomial is used;
+    - `replay(field, t0, t1, y, carry, y1) -> Step`, a differentiable step whose result is known,
+      without what only step-size control needs; otherwise `step` with no tolerance;
+    - `slope(carry) -> Tensor | None`, f at the start of the step if the carry holds it, which
+      saves the choice of the first step an evaluation;
+    - `error_estimate`, a few words that say which estimate its error is.
+    """
+
+    name: str
+    order: int
+    adaptive: bool
+    implicit: bool
+    one_step: bool
+
+    def init(self, field: Field, t: Time, y: Tensor) -> Carry:
+        """Return the carry at the start, and after anything that changed the state or the field."""
+
+    def step(
+        self,
+        field: Field,
+        t0: Time,
+        t1: Time,
+        y: Tensor,
+        carry: Carry,
+        tolerance: Tolerance | None,
+    ) -> Step:
+        """Advance `y` from t0 to t1; `tolerance` is None where no error is asked for."""
+
+
+class Controller(Protocol):
+    """Chooses step sizes from scaled errors; pure, its memory is passed and returned."""
+
+    def init(self) -> Any:
+        """Return the memory at the start."""
+
+    def judge(self, error: float, order: int, memory: Any) -> tuple[bool, float, Any]:
+        """Return whether the step is accepted, the factor on its size, and the memory."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a problem is to be solved: objects in place of the names that the user gave."""
+
+    solver: Solver
+    controller: Controller | FixedSteps
+    tolerance: Tolerance | None
+    dt: float | None
+    max_steps: int
+    dense: bool
+    record_steps: bool
+
+
+@runtime_checkable
+class GradientMethod(Protocol):
+    """How a solve is differentiated; `exact` says that it is the discrete solve's own gradient."""
+
+    name: str
+    exact: bool
+
+    def check(self, problem: Problem, plan: Plan) -> None:
+        """Raise UnsupportedError before any work where the combination cannot be done."""
+
+    def solve(self, problem: Problem, plan: Plan) -> Trajectory:
+        """Solve, and leave on the result whatever its backward pass needs."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of a task: the names of its parts and the user's settings.
+
+    `data` is where the user's data lies (None: embedded data), `settings` are `--set KEY=VALUE`
+    pairs over the preset, `out` is the folder to leave predictions, curves and plots in.
+    """
+
+    task: str
+    model: str
+    solver: str
+    gradient: str
+    rtol: float | None = None
+    atol: float | None = None
+    dt: float | None = None
+    preset: str = "smoke"
+    seed: int = 0
+    device: str = "cpu"
+    data: Path | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    out: Path | None = None
+
+
+class Progress(Protocol):
+    """What a task tells while it runs; a terminal shows it, a worker ignores it."""
+
+    def start(self, total: int, text: str) -> None:
+        """Begin a stretch of `total` equal pieces of work."""
+
+    def advance(self, text: str = "") -> None:
+        """One piece is done; `text` replaces the description if given."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """An experiment: data, training and evaluation, for any model of the kind it takes."""
+
+    def run(self, config: RunConfig, progress: Progress) -> Mapping[str, Any]:
+        """Run once and return flat metrics; files go to `config.out` where it is given.
+
+        The suite's tasks return `loss` and `score` (with `score_name`), `solver_error`,
+        `f_forward` and `f_backward` (means over a training epoch's batches), `memory_bytes` and
+        `history`, a list with one flat row for each epoch.
+        """
+
+
+PRESETS: Sequence[str] = ("smoke", "quick", "full")

@@ -1,0 +1,82 @@
+"""Gradients with respect to the times of a solve, outside of every gradient method.
+
+Moving an output time moves its state along f: dL/dt_i = <g_i, f(t_i, y_i)>. Moving the start moves
+the state that is there at a fixed time against f: dL/dt_0 = -<lambda_0, f(t_0, y_0)>.
+Source: Chen et al., Neural ordinary differential equations, 2018, appendix B.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ode_core.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from ode_core.problem import Problem
+
+
+def move_start(problem: Problem) -> Tensor:
+    """Return y0, `[...]`, such that its gradient also reaches the first time."""
+    moved: Tensor = _Start.apply(problem.y0, problem.ts, problem)
+    return moved
+
+
+def move_outputs(problem: Problem, ys: Tensor) -> Tensor:
+    """Return states `[T, ...]` whose gradients also reach the times; those at t0 are y0 itself."""
+    still = problem.times.count(problem.times[0])
+    moved: Tensor = _Outputs.apply(ys[still:], problem.ts, problem)
+    return torch.cat([problem.y0.expand(still, *problem.y0.shape), moved])
+
+
+class _Start(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y0: Tensor, ts: Tensor, problem: Problem) -> Tensor:
+        ctx.problem = problem
+        ctx.save_for_backward(y0, ts)
+        return y0.view_as(y0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        _once()
+        y0, ts = ctx.saved_tensors
+        slope = ctx.problem.field.plain(ctx.problem.times[0], y0)
+        ctx.problem.stats.backward_f_calls += 1
+        grad_ts = torch.zeros_like(ts)
+        grad_ts[0] = -_inner(grad, slope)
+        return grad, grad_ts, None
+
+
+class _Outputs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ys: Tensor, ts: Tensor, problem: Problem) -> Tensor:
+        ctx.problem = problem
+        ctx.save_for_backward(ys, ts)
+        return ys.view_as(ys)
+
+    @staticmethod
+    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        _once()
+        ys, ts = ctx.saved_tensors
+        problem = ctx.problem
+        still = len(ts) - len(ys)
+        grad_ts = torch.zeros_like(ts)
+        for index, (grad, y) in enumerate(zip(grads, ys, strict=True), start=still):
+            if bool(grad.any()):
+                slope = problem.field.plain(problem.times[index], y)
+                problem.stats.backward_f_calls += 1
+                grad_ts[index] = _inner(grad, slope)
+        return grads, grad_ts, None
+
+
+def _inner(grad: Tensor, slope: Tensor) -> Tensor:
+    return torch.sum(grad.conj() * slope).real.to(torch.float64)
+
+
+def _once() -> None:
+    if torch.is_grad_enabled():
+        raise UnsupportedError(
+            "second derivatives with respect to t are not offered; pass t without requires_grad"
+        )

@@ -1,0 +1,41 @@
+"""Explicit Runge-Kutta solvers and gradient methods.
+
+Names are imported when they are first used, so that listing plugins never waits for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ode_core import Direct, solve
+
+    from ode_solvers.explicit import RungeKutta
+    from ode_solvers.gradients.adjoint import Adjoint
+    from ode_solvers.gradients.checkpoint import Checkpoint
+    from ode_solvers.tableau import Dense, Tableau
+
+_EXPORTS = {
+    "solve": "ode_core.api",
+    "Direct": "ode_core.direct",
+    "RungeKutta": "ode_solvers.explicit",
+    "Adjoint": "ode_solvers.gradients.adjoint",
+    "Checkpoint": "ode_solvers.gradients.checkpoint",
+    "Dense": "ode_solvers.tableau",
+    "Tableau": "ode_solvers.tableau",
+}
+
+__all__ = sorted(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *globals()]

@@ -1,0 +1,197 @@
+"""Every explicit Runge-Kutta method: one stepper, the methods are tables."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ode_core import ArgumentError, Step
+from ode_core.interpolation import Hermite
+
+from ode_solvers.kernels.choose import for_state, named
+from ode_solvers.kernels.contract import Kernel
+from ode_solvers.tableau import Tableau, row_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ode_core import Tolerance
+    from ode_core.protocols import Interpolant
+    from torch import Tensor
+
+    VectorField = Callable[[float, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class RungeKutta:
+    """A stepper for an explicit tableau.
+
+    `kernel` is "cpu", "triton", "reference" or a Kernel; by default the state's device decides.
+    The carry of an adaptive method is the slope at the start of the step, `(k1,)`, which the step
+    before has evaluated already; that of others is empty.
+    """
+
+    tableau: Tableau
+    kernel: Kernel | str | None = None
+    implicit: bool = field(default=False, init=False)
+    one_step: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kernel, str):
+            object.__setattr__(self, "kernel", named(self.kernel))
+        elif self.kernel is not None and not isinstance(self.kernel, Kernel):
+            raise ArgumentError(f"kernel is a name or a Kernel; got {self.kernel!r:.60}")
+
+    @property
+    def name(self) -> str:
+        """The tableau's name."""
+        return self.tableau.name
+
+    @property
+    def order(self) -> int:
+        """The order of convergence."""
+        return self.tableau.order
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the table has error weights."""
+        return self.tableau.b_error is not None
+
+    @property
+    def error_estimate(self) -> str:
+        """Which error estimate decides on the steps."""
+        return self.tableau.error_estimate
+
+    def init(self, field: VectorField, t: float, y: Tensor) -> tuple[Tensor, ...]:
+        """Return the carry: the slope at the start for an adaptive method."""
+        return (field(t, y),) if self.adaptive else ()
+
+    def slope(self, carry: tuple[Tensor, ...]) -> Tensor | None:
+        """Return the slope at the start where the carry holds it."""
+        return carry[0] if carry else None
+
+    def step(
+        self,
+        field: VectorField,
+        t0: float,
+        t1: float,
+        y: Tensor,
+        carry: tuple[Tensor, ...],
+        tolerance: Tolerance | None,
+    ) -> Step:
+        """Advance `y`, any shape, from t0 to t1."""
+        table, kernel = self.tableau, self._kernel(y)
+        h = kernel.prepare(t1 - t0, y)
+        ks, last = self._stages(field, kernel, h, (t0, t1), y, carry)
+        if not self.adaptive:
+            return Step(kernel.combine(y, h, table.solution_row, ks), None, (), ks)
+        if table.last_is_solution:
+            ks = (*ks, field(t1, last))
+        y1, error = last, None
+        if tolerance is not None:
+            given = last if table.last_is_solution else None
+            y1, norms = kernel.finish(
+                y, given, h, table.solution_row, table.error_rows, ks, tolerance
+            )
+            error = _damped(norms)
+        elif not table.last_is_solution:
+            y1 = kernel.combine(y, h, table.solution_row, ks)
+        if table.last_is_solution:
+            return Step(y1, error, (ks[-1],), ks)
+        if error is not None and error > 1.0:
+            # Rejected: the slope at an end that nobody will start from is not worth a call.
+            return Step(y1, error, carry, ks)
+        end = field(t1, y1)
+        return Step(y1, error, (end,), (*ks, end))
+
+    def replay(
+        self,
+        field: VectorField,
+        t0: float,
+        t1: float,
+        y: Tensor,
+        carry: tuple[Tensor, ...],
+        y1: Tensor,
+    ) -> Step:
+        """Advance `y` again, without the slope at the end and without an error estimate."""
+        del y1
+        kernel = self._kernel(y)
+        h = kernel.prepare(t1 - t0, y)
+        ks, last = self._stages(field, kernel, h, (t0, t1), y, carry)
+        if not self.tableau.last_is_solution:
+            last = kernel.combine(y, h, self.tableau.solution_row, ks)
+        return Step(last, None, (), ks)
+
+    def interpolant(
+        self, field: VectorField, t0: float, t1: float, y0: Tensor, step: Step
+    ) -> Interpolant:
+        """Return the table's continuous output, or a cubic through both ends.
+
+        It evaluates the field for slopes that the step does not have: none for dopri5 and tsit5,
+        three for dopri8, one for methods without an error estimate.
+        """
+        table, ks = self.tableau, step.dense
+        if len(ks) < len(table.with_end_rows()):
+            ks = (*ks, field(t1, step.y))
+        if table.dense is None:
+            return Hermite(t1 - t0, y0, ks[0], step.y, ks[-1])
+        kernel = named("cpu")
+        for row, node in zip(table.dense.a, table.dense.c, strict=True):
+            y = kernel.combine(y0, t1 - t0, row_of(row), ks)
+            ks = (*ks, field(t0 + node * (t1 - t0), y))
+        return Polynomial(table, t1 - t0, y0, step.y, ks)
+
+    def _stages(
+        self,
+        field: VectorField,
+        kernel: Kernel,
+        h: Any,
+        span: tuple[float, float],
+        y: Tensor,
+        carry: tuple[Tensor, ...],
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the slopes, and the last stage's state unevaluated where it is the new state."""
+        t0, t1 = span
+        table = self.tableau
+        ks = [carry[0] if carry else field(t0, y)]
+        state = y
+        for row, node in zip(table.stage_rows, table.c[1:], strict=True):
+            state = kernel.combine(y, h, row, ks)
+            if table.last_is_solution and len(ks) == table.stages - 1:
+                break
+            # The end is t1 itself: t0 + (t1 - t0) may round beyond it.
+            ks.append(field(t1 if node == 1.0 else t0 + node * (t1 - t0), state))
+        return tuple(ks), state
+
+    def _kernel(self, y: Tensor) -> Kernel:
+        return for_state(y) if self.kernel is None else self.kernel  # type: ignore[return-value]
+
+
+def _damped(norms: tuple[float, ...]) -> float:
+    if len(norms) == 1:
+        return norms[0]
+    first, second = norms
+    if first == 0.0 or math.isinf(first) or math.isinf(second):
+        return max(first, second) if math.isinf(max(norms)) else 0.0
+    return first * first / math.sqrt(first * first + 0.01 * second * second)
+
+
+@dataclass(frozen=True, eq=False)
+class Polynomial:
+    """A step's continuous output from its slopes."""
+
+    tableau: Tableau
+    dt: float
+    y0: Tensor
+    y1: Tensor
+    ks: tuple[Tensor, ...]
+
+    def __call__(self, theta: float) -> Tensor:
+        """Return the state at t0 + theta dt, like `y0`; the ends are the step's own, to the bit."""
+        if theta == 0.0:
+            return self.y0
+        if theta == 1.0 or self.tableau.dense is None:
+            return self.y1
+        row = row_of(self.tableau.dense.weights(theta))
+        return named("cpu").combine(self.y0, self.dt, row, self.ks)

@@ -1,0 +1,1 @@
+"""Stage arithmetic: one signature, several implementations with equal results."""

@@ -1,0 +1,48 @@
+"""Which kernel a state goes through: the one asked for, else by device."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from functools import cache
+from typing import TYPE_CHECKING
+
+from ode_core import ArgumentError, PluginError
+
+from ode_solvers.kernels.contract import Kernel
+from ode_solvers.kernels.cpu import Chain
+from ode_solvers.kernels.reference import Reference
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAMES = ("reference", "cpu", "triton")
+
+
+@cache
+def named(name: str) -> Kernel:
+    """Return the kernel of that name.
+
+    Raises ArgumentError for another name, and PluginError where Triton is not installed.
+    """
+    if name == "reference":
+        return Reference()
+    if name == "cpu":
+        return Chain()
+    if name == "triton":
+        if not _has_triton():
+            raise PluginError("kernel='triton' needs Triton: pip install 'ode-solvers[triton]'")
+        # Triton is imported when it is first used: it takes longer than a small solve.
+        kernel: Kernel = importlib.import_module("ode_solvers.kernels.fused").Fused()
+        return kernel
+    raise ArgumentError(f"kernel is one of {', '.join(NAMES)}, or an object; got {name!r}")
+
+
+def for_state(y: Tensor) -> Kernel:
+    """Return the kernel for a state where none was asked for."""
+    return named("triton" if y.is_cuda and _has_triton() else "cpu")
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None

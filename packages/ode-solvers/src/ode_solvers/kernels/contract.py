@@ -1,0 +1,45 @@
+"""What a kernel does: the only arithmetic on states that an explicit method needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from ode_core import Tolerance
+from torch import Tensor
+
+from ode_solvers.tableau import Row
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """Sums of a state and weighted slopes, and the scaled norm of an error.
+
+    States and slopes have one shape, dtype and device; what comes back is in fresh memory. 16-bit
+    states are accumulated in float32 and rounded once.
+    """
+
+    name: str
+
+    def prepare(self, dt: float, y: Tensor) -> Any:
+        """Return the signed step size in the form that the other two take, once a step."""
+
+    def combine(self, y: Tensor, h: Any, row: Row, ks: Sequence[Tensor]) -> Tensor:
+        """Return y + h sum_(i, w) in row w ks[i], differentiable in `y` and `ks`."""
+
+    def finish(
+        self,
+        y0: Tensor,
+        y1: Tensor | None,
+        h: Any,
+        solution: Row,
+        errors: Sequence[Row],
+        ks: Sequence[Tensor],
+        tolerance: Tolerance,
+    ) -> tuple[Tensor, tuple[float, ...]]:
+        """Return the new state and the scaled norm of each error estimate h sum w ks[i].
+
+        `y1` is the new state where a stage has it already, else None and it is made here from the
+        row `solution`. A norm is infinite where the estimate or the new state is not finite.
+        Only the state is differentiable.
+        """

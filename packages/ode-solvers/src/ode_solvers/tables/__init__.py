@@ -1,0 +1,1 @@
+"""Coefficients, one family a file, each with its source."""
