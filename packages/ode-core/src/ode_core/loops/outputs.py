@@ -31,22 +31,26 @@ def stops_of(problem: Problem) -> list[Stop]:
 def forward(
     problem: Problem,
     plan: Plan,
+    *,
     on_step: Callable[[Accepted, list[int]], None] | None = None,
+    watched: Callable[[float, Tensor], Tensor] | None = None,
 ) -> Trajectory:
     """Solve and return the states at the requested times, NaN after a failure.
 
     `on_step` sees every accepted step with the indices of the outputs that it answered for.
-    Gradients are recorded if they are enabled.
+    `watched` is called in place of the problem's field, which it calls in turn. Gradients are
+    recorded if they are enabled.
     """
     field, log = problem.field, Log(problem.stats)
+    f = field if watched is None else watched
     pieces: list[Piece] = []
     calls = field.calls
     states = [problem.y0] * problem.times.count(problem.times[0])
-    for accepted in march(field, problem.y0, problem.times[0], stops_of(problem), plan, log):
+    for accepted in march(f, problem.y0, problem.times[0], stops_of(problem), plan, log):
         within = _within(problem, accepted.until, len(states))
         at = None
         if plan.dense or any(problem.times[i] != accepted.t1 for i in within):
-            at = interpolant(plan.solver, field, accepted)
+            at = interpolant(plan.solver, f, accepted)
         states += [state_at(accepted, problem.times[i], at) for i in within]
         if plan.dense and at is not None:
             pieces.append(Piece(accepted.t0, accepted.t1, at))
