@@ -1,0 +1,154 @@
+"""Recovering dynamics from samples, shared by the tasks whose true system is known."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ode_core.errors import ArgumentError
+from ode_tasks import measure
+from ode_tasks.data.trajectories import noisy, sample, windows
+from ode_tasks.portrait import draw
+from ode_tasks.settings import Settings, build, direct_twin, solving
+from ode_tasks.train import Schedule, fit, loader, make_fabric
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from ode_core.protocols import Progress, RunConfig
+    from ode_tasks.data.trajectories import System, Trajectories
+    from ode_tasks.train import Batch
+
+PORTRAIT = "phase_portrait.png"
+
+# The samples are the same in every run; only weights and the order of batches change with its seed.
+_TRAIN_SEED, _NOISE_SEED, _TEST_SEED = 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DynamicsSettings(Settings):
+    """The settings of a dynamics task.
+
+    `trajectories` are trained on, `test_trajectories` from other starts are scored; each has
+    `samples` intervals in the training window, and training solves over `window` of them at once.
+    `noise` is added to what is trained on, as a part of its root mean square.
+    """
+
+    trajectories: int
+    test_trajectories: int
+    samples: int
+    window: int
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ArgumentError for settings that leave nothing to train or to test on."""
+        super().__post_init__()
+        if not 1 <= self.window <= self.samples:
+            raise ArgumentError(
+                f"window is {self.window} of {self.samples} samples; it is at least 1 and at most "
+                "the number of samples"
+            )
+        if min(self.trajectories, self.test_trajectories) < 1 or self.noise < 0:
+            raise ArgumentError(
+                "trajectories and test_trajectories are at least 1 and noise is not negative; they "
+                f"are {self.trajectories}, {self.test_trajectories} and {self.noise}"
+            )
+
+
+def recover(
+    config: RunConfig, settings: DynamicsSettings, system: System, progress: Progress
+) -> dict[str, Any]:
+    """Train the config's model on samples of the system and return the metrics of the run.
+
+    With `config.out` a picture of the true and the learned system is left there.
+    """
+    if config.data is not None:
+        raise ArgumentError(
+            f"the task {config.task} makes its own samples and reads none from {config.data}; "
+            "leave out --data"
+        )
+    fabric = make_fabric(config.device, settings.precision)
+    samples, test = _samples(settings, system)
+    test = dataclasses.replace(test, states=fabric.to_device(test.states))
+    inside = test.part(0, settings.samples + 1)
+    stretches = windows(samples, settings.window)
+    size = {"dim": test.states.shape[-1], "width": settings.width}
+    model = build(config, settings, **size)
+    loss = _WindowLoss(samples.times[: settings.window + 1], samples.states)
+    trained = fit(
+        model,
+        loader(stretches, settings.batch, seed=config.seed),
+        loss,
+        optimiser=torch.optim.Adam(model.parameters(), lr=settings.learning_rate),
+        schedule=Schedule(settings.epochs, cosine=True),
+        evaluate=lambda net: _score(net, inside),
+        fabric=fabric,
+        progress=progress,
+    )
+    batch = fabric.to_device(tuple(part[: settings.batch] for part in stretches))
+    twin = direct_twin(config, settings, model, **size)
+    memory = measure.memory_columns(model, twin, lambda net: loss(net, batch), batch)
+    errors = _errors(system, model, test, settings.samples, config.out)
+    return {
+        **solving(config, settings),
+        "loss": errors["trajectory_error"] ** 2,
+        "score": errors["trajectory_error"],
+        "score_name": "trajectory_error",
+        "higher_is_better": False,
+        **errors,
+        **trained.columns(),
+        **memory,
+        "history": trained.history,
+    }
+
+
+def _samples(settings: DynamicsSettings, system: System) -> tuple[Trajectories, Trajectories]:
+    """Return what is trained on, and what is tested on, which is twice as long."""
+    count, tests = settings.trajectories, settings.test_trajectories
+    clean = sample(system, count, settings.samples, spans=1, seed=_TRAIN_SEED)
+    test = sample(system, tests, settings.samples, spans=2, seed=_TEST_SEED)
+    return noisy(clean, settings.noise, _NOISE_SEED), test
+
+
+class _WindowLoss:
+    """Mean square of the difference over a window, in units of the data's mean square."""
+
+    def __init__(self, times: Tensor, states: Tensor) -> None:
+        self.times = times
+        self.scale = float(states.square().mean())
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        starts, targets = batch
+        states = model(starts, self.times)[1:]
+        return (states - targets.transpose(0, 1)).square().mean() / self.scale
+
+
+def _score(model: nn.Module, test: Trajectories) -> dict[str, float]:
+    error = measure.relative_rms(model(test.states[0], test.times), test.states)
+    return {"test_score": error, "test_loss": error**2}
+
+
+@torch.no_grad()
+def _errors(
+    system: System, model: Any, test: Trajectories, samples: int, out: Path | None
+) -> dict[str, float]:
+    """Return the relative errors of the states, of the field along the true ones, of the solver."""
+    exact = copy.deepcopy(model).double()
+    learned = model(test.states[0], test.times)
+    inside = slice(0, samples + 1)
+    solved = measure.reference(exact.field, test.states[0], test.times[inside])
+    errors = {"solver_error": measure.relative_rms(learned[inside], solved)}
+    for suffix, part in (("", inside), ("_beyond", slice(samples + 1, None))):
+        states = test.states[part].double()
+        points, time = states.flatten(0, 1), states.new_zeros(())
+        field = exact.field(time, points)
+        errors[f"trajectory_error{suffix}"] = measure.relative_rms(learned[part], states)
+        errors[f"field_error{suffix}"] = measure.relative_rms(field, system.field(time, points))
+    if out is not None:
+        draw(out / PORTRAIT, system, exact.cpu().field, test, learned.float())
+    return errors
