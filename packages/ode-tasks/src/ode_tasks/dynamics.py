@@ -124,8 +124,8 @@ class _WindowLoss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         starts, targets = batch
-        states = model(starts, self.times)[1:]
-        return (states - targets.transpose(0, 1)).square().mean() / self.scale
+        difference: Tensor = model(starts, self.times)[1:] - targets.transpose(0, 1)
+        return difference.square().mean() / self.scale
 
 
 def _score(model: nn.Module, test: Trajectories) -> dict[str, float]:

@@ -126,7 +126,8 @@ def reference(field: Callable[[Tensor, Tensor], Tensor], y0: Tensor, t: Any) -> 
     `field` has to work in float64, like a copy of a module after `.double()`.
     """
     with torch.no_grad():
-        return solve(field, y0.double(), t, solver="dopri8", rtol=_EXACT, atol=_EXACT).ys
+        states: Tensor = solve(field, y0.double(), t, solver="dopri8", rtol=_EXACT, atol=_EXACT).ys
+    return states
 
 
 def relative_rms(values: Tensor, exact: Tensor) -> float:
@@ -199,10 +200,10 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def machine(device: torch.device) -> str:
+def machine(device: str) -> str:
     """Return the operating system, the processor and its cores, and the GPU if that is used."""
     name = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    if device.type == "cuda":
+    if device.partition(":")[0] == "cuda" and torch.cuda.is_available():
         name += f", {torch.cuda.get_device_name(device)}"
     return name
 

@@ -16,6 +16,7 @@ import torch
 from ode_core.errors import ArgumentError
 from ode_core.registry import gradients, models, solvers, tasks
 from ode_tasks import measure
+from ode_tasks.settings import check
 from ode_tasks.train import seeded
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ode_core.protocols import Progress, RunConfig
+    from ode_core.records import Record
 
 METRICS = "metrics.json"
 _SUITE = ("ode-core", "ode-solvers", "ode-models", "ode-tasks")
@@ -42,31 +44,36 @@ def execute(config: RunConfig, progress: Progress) -> dict[str, Any]:
     """Run the config's task and return one row: the config, the metrics and what they came from.
 
     With `config.out` the row is also written there as `metrics.json`. Raises ArgumentError where
-    that file is already there, before any work, and whatever the task raises.
+    that file is already there and what `settings.check` raises, before any work, then whatever the
+    task raises.
     """
     if config.out is not None:
         require_new(config.out)
-    record = tasks[config.task]
-    packages = _packages(config)
-    start, date = perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    check(config)
+    row, start = describe(config), perf_counter()
     with seeded(config.seed):
-        metrics = dict(tasks.create(config.task).run(config, progress))
-    row = (
-        _fields(config)
-        | metrics
-        | {
-            "status": "ok",
-            "reason": "",
-            "seconds": perf_counter() - start,
-            "date": date,
-            "machine": measure.machine(torch.device(config.device)),
-            "versions": measure.versions(dict.fromkeys((*_SUITE, record.package, *packages))),
-            "threads": torch.get_num_threads(),
-        }
-    )
+        row |= tasks.create(config.task).run(config, progress)
+    row |= {"status": "ok", "reason": "", "seconds": perf_counter() - start}
     if config.out is not None:
         write(config.out / METRICS, row)
     return row
+
+
+def describe(config: RunConfig) -> dict[str, Any]:
+    """Return what a row says before there are metrics: the config, the date and the machine."""
+    row = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    paths = {name: None if row[name] is None else str(row[name]) for name in ("data", "out")}
+    return (
+        row
+        | paths
+        | {
+            "settings": dict(config.settings),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": measure.machine(config.device),
+            "versions": measure.versions(dict.fromkeys((*_SUITE, *_packages(config)))),
+            "threads": torch.get_num_threads(),
+        }
+    )
 
 
 def require_new(out: Path) -> None:
@@ -105,14 +112,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _fields(config: RunConfig) -> dict[str, Any]:
-    row = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    paths = {name: None if row[name] is None else str(row[name]) for name in ("data", "out")}
-    return row | paths | {"settings": dict(config.settings)}
-
-
 def _packages(config: RunConfig) -> list[str]:
-    model = models[config.model]
-    if not model.solves:
-        return [model.package]
-    return [model.package, solvers[config.solver].package, gradients[config.gradient].package]
+    used: list[Record] = [tasks[config.task], models[config.model]]
+    if models[config.model].solves:
+        used += [solvers[config.solver], gradients[config.gradient]]
+    return [record.package for record in used]

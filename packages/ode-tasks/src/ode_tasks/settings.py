@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from ode_core.errors import ArgumentError
 from ode_core.protocols import PRESETS
-from ode_core.registry import models, solvers, tasks
+from ode_core.registry import gradients, models, solvers, tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ode_core.protocols import RunConfig
+
+SOLVE_OPTIONS = ("solver", "gradient", "rtol", "atol", "dt")
 
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
@@ -88,41 +90,12 @@ def pairs(texts: Iterable[str]) -> dict[str, str]:
     return settings
 
 
-def solving(config: RunConfig, settings: Settings) -> dict[str, Any]:
-    """Return the solver, gradient, tolerances and step that the run uses.
+def check(config: RunConfig) -> None:
+    """Refuse, before any work, a config whose parts do not go together.
 
-    All are None for a model that solves nothing; the tolerances are None for a solver with fixed
-    steps. A `dt` given for an adaptive solver is its first step. Raises ArgumentError for a setting
-    without effect, UnknownNameError for a name that nobody registers.
-    """
-    options: dict[str, Any] = dict.fromkeys(("solver", "gradient", "rtol", "atol", "dt"))
-    if not models[config.model].solves:
-        given = [name for name in options if getattr(config, name)]
-        if given:
-            raise ArgumentError(
-                f"the model {config.model!r} solves no differential equation, so "
-                f"{' and '.join(given)} would have no effect; leave out what was given"
-            )
-        return options
-    options |= {"solver": config.solver, "gradient": config.gradient, "dt": config.dt}
-    if solvers[config.solver].adaptive:
-        tolerances = (("rtol", config.rtol, settings.rtol), ("atol", config.atol, settings.atol))
-        for name, given_value, default in tolerances:
-            options[name] = default if given_value is None else given_value
-        return options
-    if config.rtol is not None or config.atol is not None:
-        raise ArgumentError(
-            f"the solver {config.solver!r} takes fixed steps, so a tolerance would have no effect; "
-            "leave out rtol and atol, or choose an adaptive solver such as dopri5"
-        )
-    options["dt"] = settings.dt if config.dt is None else config.dt
-    return options
-
-
-def build(config: RunConfig, settings: Settings, **options: Any) -> nn.Module:
-    """Return the config's model, made with the task's options and, if it solves, the solve's.
-
-    Raises ArgumentError for a model that does not fit the task.
+    Raises UnknownNameError for a name that nobody registers, ArgumentError for a model that does
+    not fit the task and for a setting without effect: anything of a solve for a model that solves
+    nothing, a tolerance for a solver with fixed steps.
     """
     record, fits = models[config.model], tasks[config.task].fits
     if record.fits != fits:
@@ -131,8 +104,51 @@ def build(config: RunConfig, settings: Settings, **options: Any) -> nn.Module:
             f"the model {config.model!r} is for {record.fits}; the task {config.task!r} takes a "
             f"model for {fits}: {fitting or 'none is installed, pip install ode-models'}"
         )
+    if not record.solves:
+        given = [name for name in SOLVE_OPTIONS if getattr(config, name) not in (None, "")]
+        if given:
+            raise ArgumentError(
+                f"the model {config.model!r} solves no differential equation, so "
+                f"{' and '.join(given)} would have no effect; leave out what was given"
+            )
+        return
+    _ = gradients[config.gradient]
+    if solvers[config.solver].adaptive:
+        return
+    given = [name for name in ("rtol", "atol") if getattr(config, name) is not None]
+    if given:
+        raise ArgumentError(
+            f"the solver {config.solver!r} takes fixed steps, so {' and '.join(given)} would have "
+            "no effect; leave out what was given, or choose an adaptive solver such as dopri5"
+        )
+
+
+def solving(config: RunConfig, settings: Settings) -> dict[str, Any]:
+    """Return the solver, gradient, tolerances and step that the run uses, the preset's filled in.
+
+    All are None for a model that solves nothing; the tolerances are None for a solver with fixed
+    steps. A `dt` given for an adaptive solver is its first step. Raises what `check` raises.
+    """
+    check(config)
+    if not models[config.model].solves:
+        return dict.fromkeys(SOLVE_OPTIONS)
+    options: dict[str, Any] = {name: getattr(config, name) for name in SOLVE_OPTIONS}
+    defaulted = ("rtol", "atol") if solvers[config.solver].adaptive else ("dt",)
+    for name in defaulted:
+        if options[name] is None:
+            options[name] = getattr(settings, name)
+    return options
+
+
+def build(config: RunConfig, settings: Settings, **options: Any) -> nn.Module:
+    """Return the config's model, made with the task's options and, if it solves, the solve's.
+
+    Raises what `check` raises.
+    """
     used = solving(config, settings)
-    model: nn.Module = models.create(config.model, **options, **(used if record.solves else {}))
+    if models[config.model].solves:
+        options |= used
+    model: nn.Module = models.create(config.model, **options)
     return model
 
 
