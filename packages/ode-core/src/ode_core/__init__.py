@@ -81,7 +81,44 @@ _EXPORTS = {
     "Status": "solution",
 }
 
-__all__ = sorted(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "ArgumentError",
+    "CommandRecord",
+    "DataError",
+    "Direct",
+    "ExecutorRecord",
+    "FixedSteps",
+    "GradientMethod",
+    "GradientRecord",
+    "ModelRecord",
+    "OdeError",
+    "PIDController",
+    "Plan",
+    "PluginError",
+    "PluginWarning",
+    "Progress",
+    "RunConfig",
+    "Solution",
+    "SolveError",
+    "Solver",
+    "SolverRecord",
+    "Stats",
+    "Status",
+    "Step",
+    "Task",
+    "TaskRecord",
+    "Tolerance",
+    "UnknownNameError",
+    "UnsupportedError",
+    "executors",
+    "gradients",
+    "hookimpl",
+    "models",
+    "register",
+    "solve",
+    "solvers",
+    "tasks",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -141,8 +141,11 @@ def _plan(
     if isinstance(chosen, FixedSteps) and (chosen.grid is None) == (dt is None):
         raise ArgumentError(
             f"{solver.name} takes fixed steps: pass dt=..."
-            + (", or FixedSteps(grid=...), but not both" if dt is not None else
-               ", or controller=FixedSteps(grid=...)")
+            + (
+                ", or FixedSteps(grid=...), but not both"
+                if dt is not None
+                else ", or controller=FixedSteps(grid=...)"
+            )
         )
     tolerance = None if fixed else _tolerance(layout, rtol, atol)
     return Plan(solver, chosen, tolerance, dt, max_steps, dense, record_steps)
@@ -161,17 +164,18 @@ def _allowed(layout: Layout, value: Any, name: str) -> float | Tensor:
             raise ArgumentError(f"{name} is a number from 0; got {value}")
         return float(value)
     if isinstance(value, Tensor):
-        value = value.detach()
         if value.numel() == 1 and layout.spec is not None:
             return float(value)
         fits = layout.spec is None and _broadcasts(value.shape, layout.shapes[0])
         if not fits:
             shape = tuple(layout.shapes[0]) if layout.spec is None else "the structure of y0"
             raise ArgumentError(f"{name} broadcasts to {shape}; got shape {tuple(value.shape)}")
-        return value
+        return value.detach()
     leaves = torch.utils._pytree.tree_leaves(value)
     if layout.spec is None or len(leaves) != len(layout.shapes):
-        raise ArgumentError(f"{name} is a number, a tensor, or has the structure of y0; got {value!r:.60}")
+        raise ArgumentError(
+            f"{name} is a number, a tensor, or has the structure of y0; got {value!r:.60}"
+        )
     parts = [
         torch.as_tensor(leaf).expand(shape).reshape(-1)
         for leaf, shape in zip(leaves, layout.shapes, strict=True)
@@ -181,7 +185,7 @@ def _allowed(layout: Layout, value: Any, name: str) -> float | Tensor:
 
 def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:
     try:
-        return torch.broadcast_shapes(shape, target) == target
+        return bool(torch.broadcast_shapes(shape, target) == target)
     except RuntimeError:
         return False
 

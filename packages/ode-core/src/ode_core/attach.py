@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ode_core.errors import UnsupportedError
 
-Pull = Callable[[Tensor, Tensor, Tensor, "tuple[Tensor, ...]"], "tuple[Tensor, Sequence[Tensor | None]]"]
+Pull = Callable[
+    [Tensor, Tensor, Tensor, "tuple[Tensor, ...]"], "tuple[Tensor, Sequence[Tensor | None]]"
+]
 """`pull(grad_ys, ys, y0, tensors) -> (grad_y0, gradients of tensors)`: a method's backward pass."""
 
 
@@ -27,7 +29,9 @@ def attach(name: str, pull: Pull, ys: Tensor, y0: Tensor, tensors: tuple[Tensor,
 
 class _Attached(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, name: str, pull: Pull, ys: Tensor, y0: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, name: str, pull: Pull, ys: Tensor, y0: Tensor, *tensors: Tensor
+    ) -> Tensor:
         ctx.name, ctx.pull = name, pull
         # Saved tensors know when they were changed in place between the two passes.
         ctx.save_for_backward(ys, y0, *tensors)

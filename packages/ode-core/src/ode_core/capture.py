@@ -28,7 +28,7 @@ class Capture(TorchFunctionMode):
         probe = torch.zeros((), requires_grad=True)
         with torch.enable_grad():
             node = (probe * 1.0).grad_fn
-        self._start = node._sequence_nr() if node is not None else 0  # type: ignore[attr-defined]
+        self._start = node._sequence_nr() if node is not None else 0
 
     def __torch_function__(
         self,
@@ -55,7 +55,7 @@ class Capture(TorchFunctionMode):
 
     def _older(self, tensor: Tensor) -> bool:
         node = tensor.grad_fn
-        return node is None or node._sequence_nr() < self._start  # type: ignore[attr-defined]
+        return node is None or node._sequence_nr() < self._start
 
     def add(self, tensors: Iterable[Tensor]) -> None:
         """Note tensors known to take part."""

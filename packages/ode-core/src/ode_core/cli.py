@@ -103,7 +103,9 @@ def list_command(
         rows = records + (registry.plugin_rows() if kind in ("", "plugins") and output.json else [])
         output.rows(rows, ("kind", "name", "summary", "package", "version", "status", "reason"))
     if not output.json and kind in ("", "plugins"):
-        output.rows(registry.plugin_rows(), ("kind", "name", "package", "version", "status", "reason"))
+        output.rows(
+            registry.plugin_rows(), ("kind", "name", "package", "version", "status", "reason")
+        )
 
 
 def _record_rows(kind: str) -> list[dict[str, Any]]:
@@ -122,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _globals_first(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     with warnings.catch_warnings():
-        warnings.showwarning = _one_line_warning
+        warnings.showwarning = _one_line_warning  # type: ignore[assignment]  # it takes *args
         try:
             return int(app(arguments, standalone_mode=False) or 0)
         except KeyboardInterrupt:
@@ -154,7 +156,7 @@ def _globals_first(arguments: list[str]) -> list[str]:
     for word in words:
         if word == "--":
             rest += [word, *words]
-        elif word in _SWITCHES or word.split("=")[0] in _VALUED and "=" in word:
+        elif word in _SWITCHES or (word.split("=")[0] in _VALUED and "=" in word):
             front.append(word)
         elif word in _VALUED:
             front += [word, *([value] if (value := next(words, None)) is not None else [])]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """Where a command's words go; `json` turns rows into one array on stdout, `quiet` mutes notes."""
+    """Where a command's words go: `json` makes rows one array on stdout, `quiet` mutes notes."""
 
     json: bool = False
     quiet: bool = False

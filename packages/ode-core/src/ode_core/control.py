@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,7 +49,7 @@ class Tolerance:
             return self.root_mean_square(ratio.abs().div_(self.scale(y0, y1)))
 
     def scale(self, y0: Tensor, y1: Tensor) -> Tensor:
-        """Return the allowed error of each entry, real, in the state's shape and in fresh memory."""
+        """Return the allowed error of each entry, real, like the state, in fresh memory."""
         return torch.maximum(_wide(y0).abs(), _wide(y1).abs()).mul_(self.rtol).add_(self.atol)
 
     def root_mean_square(self, ratio: Tensor) -> float:
@@ -120,7 +121,7 @@ class FixedSteps:
 
 
 def _monotone(nodes: Sequence[float]) -> bool:
-    pairs = list(zip(nodes, nodes[1:], strict=False))
+    pairs = list(pairwise(nodes))
     return all(a < b for a, b in pairs) or all(a > b for a, b in pairs)
 
 
@@ -158,9 +159,7 @@ class PIDController:
         """Return the memory at the start: no errors yet, no rejection."""
         return 1.0, 1.0, False
 
-    def judge(
-        self, error: float, order: int, memory: PIDMemory
-    ) -> tuple[bool, float, PIDMemory]:
+    def judge(self, error: float, order: int, memory: PIDMemory) -> tuple[bool, float, PIDMemory]:
         """Return whether a step with this error ratio is accepted, the factor, and the memory."""
         before, earlier, rejected = memory
         accept = error <= 1.0

@@ -13,7 +13,6 @@ import typer
 from ode_core import registry
 from ode_core.console import Output
 
-
 _PACKAGES = (
     "ode-core",
     "ode-solvers",

@@ -1,4 +1,4 @@
-"""The errors of the suite: each is one sentence for a reader and carries its subject for a program."""
+"""The errors of the suite: one sentence for a reader, the subject for a program."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ode_core.solution import Stats
 
 @dataclass(frozen=True)
 class Layout:
-    """How a structured state lies in one tensor: a single tensor as it is, a pytree flat as `[N]`."""
+    """How a state lies in one tensor: a single tensor as it is, a pytree flat as `[N]`."""
 
     spec: pytree.TreeSpec | None
     shapes: tuple[torch.Size, ...]
@@ -66,17 +67,20 @@ class Layout:
         if self.spec is None:
             if not isinstance(out, Tensor):
                 raise ArgumentError(f"{what} is a tensor like y0; got {type(out).__name__}")
-            shapes, leaves = (out.shape,), [out]
-        else:
-            leaves, spec = pytree.tree_flatten(out)
-            if spec != self.spec:
-                raise ArgumentError(f"{what} has the structure of y0; got {spec} for {self.spec}")
-            shapes = tuple(leaf.shape for leaf in leaves)
+            self._same([out], what)
+            return out
+        leaves, spec = pytree.tree_flatten(out)
+        if spec != self.spec:
+            raise ArgumentError(f"{what} has the structure of y0; got {spec} for {self.spec}")
+        self._same(leaves, what)
+        return self.flat(leaves)
+
+    def _same(self, leaves: Sequence[Tensor], what: str) -> None:
+        shapes = tuple(leaf.shape for leaf in leaves)
         if shapes != self.shapes:
             raise ArgumentError(
                 f"{what} has the shape of y0, {_shapes(self.shapes)}; got {_shapes(shapes)}"
             )
-        return leaves[0] if self.spec is None else self.flat(leaves)
 
 
 def _shapes(shapes: Sequence[torch.Size]) -> str:
@@ -84,7 +88,7 @@ def _shapes(shapes: Sequence[torch.Size]) -> str:
 
 
 class Field:
-    """The only wrapper of the user's f: counts, gives it its time and structure, checks its answer."""
+    """The only wrapper of the user's f: counts, gives it time and structure, checks its answer."""
 
     def __init__(
         self,
@@ -110,7 +114,9 @@ class Field:
         version = _version(y)
         out = self.plain(t, y)
         if _version(y) != version:
-            raise ArgumentError("f wrote into the state that it was given; let it return a new tensor")
+            raise ArgumentError(
+                "f wrote into the state that it was given; let it return a new tensor"
+            )
         if self._last is not None and _version(self._last) != self._last_version:
             raise ArgumentError(
                 "f wrote into a tensor that it had returned before; let it return a new tensor"
@@ -193,17 +199,21 @@ class Problem:
         if not callable(f):
             raise ArgumentError(f"f is a callable f(t, y) -> dy/dt; got {type(f).__name__}")
         if not isinstance(args, tuple):
-            raise ArgumentError(f"args is a tuple, handed on as f(t, y, *args); got {type(args).__name__}")
+            raise ArgumentError(
+                f"args is a tuple, handed on as f(t, y, *args); got {type(args).__name__}"
+            )
         layout, packed = Layout.of(y0)
         if not (packed.is_floating_point() or packed.is_complex()):
-            raise ArgumentError(f"y0 is floating point or complex; got {packed.dtype}: use y0.float()")
+            raise ArgumentError(
+                f"y0 is floating point or complex; got {packed.dtype}: use y0.float()"
+            )
         if not bool(torch.isfinite(packed.detach()).all()):
-            raise ArgumentError("y0 holds values that are not finite; nothing can be solved from there")
+            raise ArgumentError("y0 holds NaN or infinite values; nothing can be solved from there")
         ts = _times(t, "t")
         times = tuple(ts.detach().tolist())
         if not times or not _sorted(times):
             raise ArgumentError(
-                f"t is one-dimensional, has at least one time and runs one way; got {list(times)[:6]}"
+                f"t has at least one time and runs one way, up or down; got {list(times)[:6]}"
             )
         dtype = time_dtype or packed.dtype.to_real()
         if not dtype.is_floating_point:
@@ -228,7 +238,7 @@ def _times(t: Any, name: str) -> Tensor:
 
 
 def _sorted(times: tuple[float, ...]) -> bool:
-    pairs = list(zip(times, times[1:], strict=False))
+    pairs = list(pairwise(times))
     return all(a <= b for a, b in pairs) or all(a >= b for a, b in pairs)
 
 

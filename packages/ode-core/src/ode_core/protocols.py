@@ -14,11 +14,11 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from ode_core.control import FixedSteps, Tolerance
-    from ode_core.problem import Field, Problem
+    from ode_core.problem import Problem
     from ode_core.solution import Trajectory
 
-Time: TypeAlias = "float | Tensor"
-"""A host float in the ordinary loop; a 0-d float64 tensor where a time needs a gradient."""
+VectorField: TypeAlias = Callable[[float, Tensor], Tensor]
+"""What a solver is given as f: counted and checked, on one packed tensor, at a host time."""
 
 Carry: TypeAlias = Any
 """What a solver keeps from step to step: a pytree of tensors, always of the same structure."""
@@ -62,20 +62,34 @@ class Solver(Protocol):
     - `error_estimate`, a few words that say which estimate its error is.
     """
 
-    name: str
-    order: int
-    adaptive: bool
-    implicit: bool
-    one_step: bool
+    @property
+    def name(self) -> str:
+        """The name that messages use."""
 
-    def init(self, field: Field, t: Time, y: Tensor) -> Carry:
+    @property
+    def order(self) -> int:
+        """The order of convergence."""
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether `step` estimates its error."""
+
+    @property
+    def implicit(self) -> bool:
+        """Whether a step solves equations."""
+
+    @property
+    def one_step(self) -> bool:
+        """Whether `init` rebuilds the carry exactly."""
+
+    def init(self, field: VectorField, t: float, y: Tensor) -> Carry:
         """Return the carry at the start, and after anything that changed the state or the field."""
 
     def step(
         self,
-        field: Field,
-        t0: Time,
-        t1: Time,
+        field: VectorField,
+        t0: float,
+        t1: float,
         y: Tensor,
         carry: Carry,
         tolerance: Tolerance | None,
@@ -110,8 +124,13 @@ class Plan:
 class GradientMethod(Protocol):
     """How a solve is differentiated; `exact` says that it is the discrete solve's own gradient."""
 
-    name: str
-    exact: bool
+    @property
+    def name(self) -> str:
+        """The name that messages use."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether it differentiates the discrete solve itself."""
 
     def check(self, problem: Problem, plan: Plan) -> None:
         """Raise UnsupportedError before any work where the combination cannot be done."""

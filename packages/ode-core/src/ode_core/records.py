@@ -60,7 +60,7 @@ def _found(module: str) -> bool:
 
 @dataclass(frozen=True)
 class SolverRecord(Record):
-    """A solver: its convergence order, whether it chooses its steps, whether it solves equations."""
+    """A solver: its order, whether it chooses its steps, whether it solves equations."""
 
     kind: ClassVar[str] = "solver"
 

@@ -70,7 +70,11 @@ class Registry:
         if taken is not None and not (overwrite and taken.package == HERE):
             raise ArgumentError(
                 f"the {record.kind} {record.name!r} is already registered by {taken.package}; "
-                + ("pass overwrite=True to replace it" if taken.package == HERE else "choose another name")
+                + (
+                    "pass overwrite=True to replace it"
+                    if taken.package == HERE
+                    else "choose another name"
+                )
             )
         self._added = [r for r in self._added if (r.kind, r.name) != (record.kind, record.name)]
         self._added.append(replace(record, package=HERE, version=""))
@@ -240,14 +244,16 @@ commands: Catalogue[CommandRecord] = Catalogue(REGISTRY, CommandRecord)
 
 
 def register(record: Record, *, overwrite: bool = False) -> None:
-    """Register a record in this process, as in a notebook; raises ArgumentError for a taken name."""
+    """Register a record in this process, as in a notebook; ArgumentError for a taken name."""
     if type(record) not in RECORD_TYPES.values():
-        raise ArgumentError(f"register takes a record such as SolverRecord(...), not {record!r:.80}")
+        raise ArgumentError(
+            f"register takes a record such as SolverRecord(...), not {record!r:.80}"
+        )
     REGISTRY.add(record, overwrite=overwrite)
 
 
 def plugin_rows() -> list[dict[str, Any]]:
-    """Return one row for each plugin: where it comes from, its status and the cause of a failure."""
+    """Return one row for each plugin: where it comes from, its status, why it failed."""
     return [
         {
             "kind": "plugin",

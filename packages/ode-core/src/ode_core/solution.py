@@ -22,8 +22,13 @@ class Status(Enum):
     """How a solve ended; the value is the sentence that a reader sees."""
 
     SUCCESS = "reached the end"
-    MAX_STEPS = "took max_steps steps; raise max_steps, loosen rtol and atol, or, if the problem is stiff, take an implicit solver"
-    STEP_TOO_SMALL = "needs steps too small for its clock; the problem may be stiff, or have a singularity there"
+    MAX_STEPS = (
+        "took max_steps steps; raise max_steps, loosen rtol and atol, or, if the problem is stiff, "
+        "take an implicit solver"
+    )
+    STEP_TOO_SMALL = (
+        "needs steps too small for its clock; the problem may be stiff, or have a singularity there"
+    )
     NOT_FINITE = "met values that are not finite; f or the solution grows without bound there"
 
 
@@ -95,7 +100,7 @@ class Solution:
     undifferentiable: str = ""
 
     def interpolate(self, t: float | Tensor | Sequence[float]) -> Any:
-        """Return the solution at any times within the solve: `[...]` at a number, `[n, ...]` at `[n]`.
+        """Return the solution at times within the solve: `[...]` at a number, `[n, ...]` at `[n]`.
 
         Raises ArgumentError without `dense=True` or for a time outside of the solve, and
         UnsupportedError where a gradient is asked for that the gradient method does not carry.
@@ -107,7 +112,7 @@ class Solution:
         times = torch.as_tensor(t, dtype=torch.float64)
         if times.dim() > 1:
             raise ArgumentError(
-                f"interpolate takes a number or a [n] tensor of times; got shape {tuple(times.shape)}"
+                f"interpolate takes a number or [n] times; got shape {tuple(times.shape)}"
             )
         states = [self._at(time) for time in times.reshape(-1).tolist()]
         return self.unpack(states[0] if times.dim() == 0 else torch.stack(states))
@@ -116,7 +121,9 @@ class Solution:
         pieces = self.pieces or ()
         first, last = pieces[0].t0, pieces[-1].t1
         if not min(first, last) <= t <= max(first, last):
-            raise ArgumentError(f"t = {t} lies outside of the solve, which ran from {first} to {last}")
+            raise ArgumentError(
+                f"t = {t} lies outside of the solve, which ran from {first} to {last}"
+            )
         sign = 1.0 if last >= first else -1.0
         index = bisect_left(pieces, sign * t, key=lambda piece: sign * piece.t1)
         piece = pieces[min(index, len(pieces) - 1)]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ode_core import Direct, solve
-
     from ode_solvers.explicit import RungeKutta
     from ode_solvers.gradients.adjoint import Adjoint
     from ode_solvers.gradients.checkpoint import Checkpoint
@@ -26,7 +25,15 @@ _EXPORTS = {
     "Tableau": "ode_solvers.tableau",
 }
 
-__all__ = sorted(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "Adjoint",
+    "Checkpoint",
+    "Dense",
+    "Direct",
+    "RungeKutta",
+    "Tableau",
+    "solve",
+]
 
 
 def __getattr__(name: str) -> Any:

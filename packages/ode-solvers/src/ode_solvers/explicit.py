@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from ode_core import ArgumentError, Step
 from ode_core.interpolation import Hermite
-
 from ode_solvers.kernels.choose import for_state, named
 from ode_solvers.kernels.contract import Kernel
 from ode_solvers.tableau import Tableau, row_of
@@ -16,9 +15,10 @@ from ode_solvers.tableau import Tableau, row_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
+
     from ode_core import Tolerance
     from ode_core.protocols import Interpolant
-    from torch import Tensor
 
     VectorField = Callable[[float, Tensor], Tensor]
 

@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from ode_core import ArgumentError
 
+from ode_core import ArgumentError
 from ode_solvers.trees import Weights, density, trees, vertices
 
 Number = float | int | Fraction
@@ -37,7 +37,8 @@ class Dense:
         """Return b_i(theta) for every stage."""
         powers = [theta ** (j + 1) for j in range(len(self.coefficients[0]))]
         return tuple(
-            sum(x * power for x, power in zip(row, powers, strict=True)) for row in self.coefficients
+            sum(x * power for x, power in zip(row, powers, strict=True))
+            for row in self.coefficients
         )
 
 
@@ -152,15 +153,15 @@ class Tableau:
         extended, b = self.with_end()
         if len(weights) not in (self.stages, self.stages + 1):
             raise ArgumentError(
-                f"tableau {self.name!r} has {len(weights)} error weights; give {self.stages}, or one "
-                "more for the slope at the end of the step"
+                f"tableau {self.name!r} has {len(weights)} error weights; give {self.stages}, or "
+                "one more for the slope at the end of the step"
             )
         error = np.zeros(len(b))
         error[: len(weights)] = weights
         if abs(error.sum()) > _SLACK * (1 + np.abs(error).sum()):
             raise ArgumentError(
-                f"the error weights of tableau {self.name!r} sum to {error.sum():.12g}; they are the "
-                "difference of two sets of weights and sum to 0"
+                f"the error weights of tableau {self.name!r} sum to {error.sum():.12g}; they are "
+                "the difference of two sets of weights and sum to 0"
             )
         _check(self.name, "the embedded weights", extended, b - error, order)
 
@@ -215,9 +216,7 @@ def _matrix(rows: Sequence[Sequence[float]]) -> Vector:
     return matrix
 
 
-def _check(
-    name: str, what: str, matrix: Vector, b: Vector, order: int, theta: float = 1.0
-) -> None:
+def _check(name: str, what: str, matrix: Vector, b: Vector, order: int, theta: float = 1.0) -> None:
     phi = Weights(matrix)
     for size in range(1, order + 1):
         for tree in trees(size):

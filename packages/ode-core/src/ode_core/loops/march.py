@@ -183,7 +183,7 @@ def _first(
         with torch.no_grad():
             held = f(span[0], y)
     tolerance = plan.tolerance
-    assert tolerance is not None  # noqa: S101 - the front door gives every adaptive plan one
+    assert tolerance is not None  # the front door gives every adaptive plan one
     return first_step(f, span, y, held, plan.solver.order, tolerance)
 
 

@@ -75,9 +75,7 @@ def _within(problem: Problem, until: float, reached: int) -> list[int]:
     return list(range(reached, end))
 
 
-def state_at(
-    accepted: Accepted, t: float, at: Callable[[float], Tensor] | None
-) -> Tensor:
+def state_at(accepted: Accepted, t: float, at: Callable[[float], Tensor] | None) -> Tensor:
     """Return the state at a time that this step answers for; `at` is its interpolant."""
     t0, t1 = accepted.t0, accepted.t1
     if at is None or t == t1 or (t - t1) * (t1 - t0) > 0.0:
@@ -88,4 +86,3 @@ def state_at(
 def _finite_only(states: list[Tensor]) -> list[Tensor]:
     flags = torch.stack([torch.isfinite(state.detach()).all() for state in states]).tolist()
     return states[: flags.index(False)] if False in flags else states
-

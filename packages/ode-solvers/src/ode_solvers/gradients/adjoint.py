@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+
 from ode_core import ArgumentError, FixedSteps, OdeError, SolveError, Tolerance, solvers
 from ode_core.attach import attach
 from ode_core.capture import Watched
@@ -16,12 +17,12 @@ from ode_core.solution import Status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from ode_core import Plan, Solver
     from ode_core.loops.march import Accepted
     from ode_core.problem import Field, Problem
-    from ode_core.protocols import Controller
     from ode_core.solution import Trajectory
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,7 @@ class _Augmented:
         self._complex = y0.is_complex()
         size = y0.numel() * (2 if self._complex else 1)
         self._real = [p.numel() * (2 if p.is_complex() else 1) for p in parameters]
-        self.segments = tuple(
-            n for n in (size, size, sum(self._real), 1 if timed else 0) if n > 0
-        )
+        self.segments = tuple(n for n in (size, size, sum(self._real), 1 if timed else 0) if n > 0)
         self._size = size
 
     def pack(self, y: Tensor, a: Tensor) -> Tensor:
@@ -262,11 +261,14 @@ class _Augmented:
         return flat.reshape(self._like.shape)
 
     def _spread(self, value: float | Tensor) -> float | Tensor:
-        """Return a per-entry tolerance for the packed state; blocks but the state get its median."""
+        """Return a tolerance for the packed state; other blocks than the state get its median."""
         if not isinstance(value, torch.Tensor):
             return value
-        whole = self._flat(value.expand(self._like.shape) if not self._complex else
-                           torch.complex(value, value).expand(self._like.shape))
+        whole = self._flat(
+            value.expand(self._like.shape)
+            if not self._complex
+            else torch.complex(value, value).expand(self._like.shape)
+        )
         rest = sum(self.segments) - 2 * self._size
         return torch.cat([whole, whole, whole.median().expand(rest)])
 

@@ -6,22 +6,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils import _pytree as pytree
+
 from ode_core import UnsupportedError
 from ode_core.attach import attach
 from ode_core.capture import Watched
 from ode_core.interpolation import interpolant
 from ode_core.loops.march import Accepted
 from ode_core.loops.outputs import forward, state_at
-from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import Tensor
 
     from ode_core import Plan, Step
     from ode_core.problem import Problem
     from ode_core.protocols import Carry, Solver
     from ode_core.solution import Trajectory
-    from torch import Tensor
 
     Gradients = list[Tensor | None]
 

@@ -8,7 +8,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ode_core import ArgumentError, PluginError
-
 from ode_solvers.kernels.contract import Kernel
 from ode_solvers.kernels.cpu import Chain
 from ode_solvers.kernels.reference import Reference

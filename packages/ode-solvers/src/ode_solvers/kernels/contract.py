@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from ode_core import Tolerance
 from torch import Tensor
 
+from ode_core import Tolerance
 from ode_solvers.tableau import Row
 
 
@@ -19,7 +19,9 @@ class Kernel(Protocol):
     states are accumulated in float32 and rounded once.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name by which it is asked for."""
 
     def prepare(self, dt: float, y: Tensor) -> Any:
         """Return the signed step size in the form that the other two take, once a step."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from ode_core import Tolerance
 from torch import Tensor
 
+from ode_core import Tolerance
 from ode_solvers.kernels.reference import wide
 from ode_solvers.tableau import Row
 

@@ -11,8 +11,8 @@ from fractions import Fraction as Q
 
 from ode_solvers.tableau import Dense, Tableau
 
-_B = [Q(35, 384), 0, Q(500, 1113), Q(125, 192), Q(-2187, 6784), Q(11, 84), 0]
-_B_EMBEDDED = [
+_B: list[Q | int] = [Q(35, 384), 0, Q(500, 1113), Q(125, 192), Q(-2187, 6784), Q(11, 84), 0]
+_B_EMBEDDED: list[Q | int] = [
     Q(5179, 57600),
     0,
     Q(7571, 16695),
@@ -23,7 +23,7 @@ _B_EMBEDDED = [
 ]
 
 # Shampine, Some practical Runge-Kutta formulas, Math. Comp. 46 (1986): the free quartic.
-_DENSE = [
+_DENSE: list[list[Q | int]] = [
     [1, Q(-8048581381, 2820520608), Q(8663915743, 2820520608), Q(-12715105075, 11282082432)],
     [0, 0, 0, 0],
     [0, Q(131558114200, 32700410799), Q(-68118460800, 10900136933), Q(87487479700, 32700410799)],
