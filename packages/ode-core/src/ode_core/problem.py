@@ -225,7 +225,8 @@ class Problem:
 
 def _times(t: Any, name: str) -> Tensor:
     try:
-        times = torch.as_tensor(t)
+        # A list of floats is float64 whatever torch's default is: the clock is.
+        times = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise ArgumentError(f"{name} is a tensor or a list of numbers; got {t!r:.60}") from None
     if times.dim() != 1:

@@ -208,7 +208,7 @@ class Catalogue(Mapping[str, R], Generic[R]):
         nearest = difflib.get_close_matches(str(name), list(self), n=3, cutoff=0.5)
         parts = [f"no {self.kind} is named {name!r}"]
         if nearest:
-            parts.append("did you mean " + " or ".join(repr(n) for n in nearest) + "?")
+            parts.append("did you mean " + " or ".join(repr(n) for n in nearest))
         parts += [lost(p) for p in self._registry.plugins if p.status in ("failed", "partial")]
         suggested = _SUGGESTED.get(self.kind)
         if suggested and all(p.package != suggested for p in self._registry.plugins):

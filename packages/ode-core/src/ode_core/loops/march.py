@@ -151,7 +151,7 @@ def _chosen(
                 stats.rejected += 1
                 dt = taken * factor
                 carry = carry if step.retry is None else step.retry
-                if t + direction * dt == t:
+                if dt < _smallest(t, direction):
                     blown = math.isinf(error)
                     return log.fail(Status.NOT_FINITE if blown else Status.STEP_TOO_SMALL, t)
                 continue
@@ -163,10 +163,15 @@ def _chosen(
             t, y, carry = t1, step.y if sent is None else sent, step.carry
             if t != last and (sent is not None or until != t1):
                 carry = solver.init(f, until, y)
-            if t != last and t + direction * dt == t:
+            if t != last and dt < _smallest(t, direction):
                 return log.fail(Status.STEP_TOO_SMALL, t)
         t = stop.resume
     return None
+
+
+def _smallest(t: float, direction: float) -> float:
+    # Below some units in the last place a stage cannot tell its time from another's.
+    return 10.0 * abs(math.nextafter(t, direction * math.inf) - t)
 
 
 def _first(

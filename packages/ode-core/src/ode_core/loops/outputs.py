@@ -43,6 +43,8 @@ def forward(
     """
     field, log = problem.field, Log(problem.stats)
     f = field if watched is None else watched
+    if problem.y0.numel() == 0:
+        return Trajectory(torch.stack([problem.y0] * len(problem.times)), log.stats)
     pieces: list[Piece] = []
     calls = field.calls
     states = [problem.y0] * problem.times.count(problem.times[0])

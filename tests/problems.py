@@ -1,0 +1,44 @@
+"""Initial value problems with known solutions, shared by the tests; all in float64."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+F64 = torch.float64
+
+
+class Circle:
+    """A turning, breathing circle: y' = (cos(t)/2 + i (1 + t/2)) y; time enters f."""
+
+    t1 = 3.0
+
+    def __init__(self, breathing: float) -> None:
+        self.breathing = breathing
+        self.y0 = torch.tensor([1.0, 0.0], dtype=F64)
+
+    def __call__(self, t, y):
+        growth, speed = self.breathing * torch.cos(t), 1 + t / 2
+        return torch.stack([growth * y[0] - speed * y[1], speed * y[0] + growth * y[1]])
+
+    def exact(self, t):
+        radius, angle = math.exp(self.breathing * math.sin(t)), t + t * t / 4
+        return radius * torch.tensor([math.cos(angle), math.sin(angle)], dtype=F64)
+
+
+def oscillator(t, y):
+    """y'' = -y, solved by (cos t, -sin t) from (1, 0)."""
+    return torch.stack([y[..., 1], -y[..., 0]], -1)
+
+
+def van_der_pol(mu):
+    def f(t, y):
+        return torch.stack([y[1], mu * (1 - y[0] ** 2) * y[1] - y[0]])
+
+    return f
+
+
+def lotka_volterra(t, y):
+    a, b, c, d = 1.5, 1.0, 3.0, 1.0
+    return torch.stack([a * y[0] - b * y[0] * y[1], -c * y[1] + d * y[0] * y[1]])
