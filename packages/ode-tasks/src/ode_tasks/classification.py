@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from ode_core.errors import ArgumentError
 from ode_tasks import measure
 from ode_tasks.data.images import Normalise, crop, flip
 from ode_tasks.settings import Settings, build, direct_twin, solving
@@ -43,6 +44,15 @@ class ImageSettings(Settings):
     weight_decay: float = 5e-4
     crop: int = 0
     flip: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ArgumentError for settings that leave nothing to train or to test on."""
+        super().__post_init__()
+        for name, least in (("train_images", 1), ("test_images", 1), ("crop", 0)):
+            if getattr(self, name) < least:
+                raise ArgumentError(
+                    f"{name} is {getattr(self, name)}; it is a whole number from {least}"
+                )
 
 
 def classify(

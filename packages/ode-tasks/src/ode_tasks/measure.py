@@ -41,7 +41,8 @@ class _Saved:
     __slots__ = ("__weakref__", "tensor")
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+        # A result that its own operation keeps would hold its graph in a circle.
+        self.tensor = tensor.detach()
 
 
 def held_bytes(forward: Callable[[], Any], exclude: Iterable[Tensor] = ()) -> int:

@@ -50,10 +50,11 @@ def execute(config: RunConfig, progress: Progress) -> dict[str, Any]:
     if config.out is not None:
         require_new(config.out)
     check(config)
-    row, start = describe(config), perf_counter()
+    start, date = perf_counter(), now()
     with seeded(config.seed):
-        row |= tasks.create(config.task).run(config, progress)
-    row |= {"status": "ok", "reason": "", "seconds": perf_counter() - start}
+        metrics = tasks.create(config.task).run(config, progress)
+    ended = {"status": "ok", "reason": "", "date": date, "seconds": perf_counter() - start}
+    row = describe(config) | dict(metrics) | ended
     if config.out is not None:
         write(config.out / METRICS, row)
     return row
@@ -68,12 +69,17 @@ def describe(config: RunConfig) -> dict[str, Any]:
         | paths
         | {
             "settings": dict(config.settings),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "date": now(),
             "machine": measure.machine(config.device),
             "versions": measure.versions(dict.fromkeys((*_SUITE, *_packages(config)))),
             "threads": torch.get_num_threads(),
         }
     )
+
+
+def now() -> str:
+    """Return the date and time in UTC, in ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def require_new(out: Path) -> None:

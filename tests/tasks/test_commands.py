@@ -1,0 +1,179 @@
+"""`ode run` and `ode study` as they are typed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ode_core.cli import main
+from ode_tasks import commands, study
+from ode_tasks.train import TrainingError
+
+TINY = [
+    "--set",
+    "epochs=1",
+    "--set",
+    "train_images=64",
+    "--set",
+    "test_images=40",
+    "--set",
+    "width=4",
+]
+RUN = ["run", "digits", "--solver", "euler", *TINY]
+
+
+def test_run_prints_a_small_table(capsys):
+    assert main(RUN) == 0
+    out = capsys.readouterr().out
+    for word in ("digits", "odenet", "euler", "direct", "accuracy", "f_forward"):
+        assert word in out
+    assert "\x1b" not in out
+    assert "history" not in out
+
+
+def test_run_writes_json_rows_and_nothing_else(capsys):
+    assert main([*RUN, "--json"]) == 0
+    captured = capsys.readouterr()
+    (row,) = json.loads(captured.out)
+    assert (row["model"], row["gradient"], row["dt"], row["f_forward"]) == (
+        "odenet",
+        "direct",
+        1.0,
+        1.0,
+    )
+    assert row["settings"]["epochs"] == "1"
+    assert captured.err == ""
+
+
+def test_run_leaves_metrics_and_does_not_write_over_them(capsys, tmp_path):
+    out = tmp_path / "run"
+    assert main([*RUN, "--out", str(out)]) == 0
+    before = (out / "metrics.json").read_bytes()
+    assert main([*RUN, "--out", str(out)]) == 1
+    assert "holds a finished run" in capsys.readouterr().err
+    assert (out / "metrics.json").read_bytes() == before
+
+
+def test_run_of_a_model_without_a_solve_needs_no_solver(capsys):
+    assert main(["run", "digits", "--model", "resnet", "--json", *TINY]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["solver"], row["f_forward"], row["solver_error"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "digit"], "did you mean 'digits'"),
+        (["run", "digits", "--model", "odnet"], "did you mean 'odenet'"),
+        (["run", "digits", "--solver", "dopri55"], "did you mean 'dopri5'"),
+        (["run", "digits", "--gradient", "adjont"], "did you mean 'adjoint'"),
+        (["run", "digits", "--preset", "quik"], "did you mean 'quick'"),
+        (["run", "digits", "--set", "epoch=1"], "did you mean 'epochs'"),
+        (["run", "digits", "--set", "epochs"], "KEY=VALUE"),
+        (["run", "digits", "--solver", "rk4", "--rtol", "1e-3"], "fixed steps"),
+        (["run", "digits", "--model", "resnet", "--solver", "rk4"], "would have no effect"),
+        (["run", "digits", "--model", "gru"], "is for forecasting"),
+        (["run", "digits", "--device", "cuda:99"], "use --device cpu"),
+        (["run", "digits", "--solver", "rk4", "--dt", "-1"], "dt is a positive number"),
+        (["run", "cifar10"], "--data DIR"),
+        (["run", "cifar10", "--data", "/no/such/folder"], "/no/such/folder does not exist"),
+        (["study", "digit", "--out", "{out}"], "did you mean 'digits'"),
+    ],
+)
+def test_bad_usage_is_one_sentence_without_a_traceback(arguments, words, capsys, tmp_path):
+    arguments = [word.format(out=tmp_path / "out") for word in arguments]
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.startswith("ode: ")
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_run_is_one_sentence_and_130(capsys, monkeypatch):
+    def interrupted(config, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "execute", interrupted)
+    assert main(RUN) == 130
+    assert capsys.readouterr().err.strip() == "ode: interrupted"
+
+
+STUDY = ["study", "digits", "--preset", "smoke", *TINY]
+NAMES = ["dopri5_1e-3", "dopri5_1e-1", "rk4", "midpoint", "euler", "resnet"]
+
+
+def test_a_study_runs_its_cells_goes_on_and_reports(capsys, tmp_path, monkeypatch):
+    reported = []
+    monkeypatch.setattr(commands.report, "write", lambda out, output: reported.append(out))
+    assert main([*STUDY, "--json", "--out", str(tmp_path)]) == 0
+    rows = {row["cell"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == NAMES
+    assert reported == [tmp_path]
+    assert [rows[name]["rtol"] for name in NAMES[:3]] == [1e-3, 1e-1, None]
+    assert [(rows[n]["f_forward"], rows[n]["f_backward"]) for n in NAMES[2:5]] == [
+        (4, 4),
+        (2, 2),
+        (1, 1),
+    ]
+    assert {rows[name]["gradient"] for name in NAMES[:5]} == {"adjoint"}
+    stored = {name: (tmp_path / name / "metrics.json").stat().st_mtime_ns for name in NAMES}
+
+    (tmp_path / "rk4" / "metrics.json").unlink()
+    assert main([*STUDY, "--json", "--out", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert [row["cell"] for row in json.loads(captured.out)] == ["rk4"]
+    assert captured.err.count("kept") == 5
+    for name in NAMES:
+        again = (tmp_path / name / "metrics.json").stat().st_mtime_ns
+        assert (again == stored[name]) == (name != "rk4")
+
+
+def test_a_study_that_is_interrupted_says_how_to_go_on(capsys, tmp_path, monkeypatch):
+    done = []
+
+    def execute(config, progress):
+        if done:
+            raise KeyboardInterrupt
+        done.append(config.out.name)
+        return {"status": "ok", "score_name": "accuracy", "score": 0.5, "seconds": 1.0}
+
+    monkeypatch.setattr(study, "execute", execute)
+    assert main([*STUDY, "--out", str(tmp_path)]) == 130
+    err = capsys.readouterr().err
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+    assert done == ["dopri5_1e-3"]
+
+
+def test_a_cell_that_diverges_is_a_row_and_the_others_go_on(capsys, tmp_path, monkeypatch):
+    def execute(config, progress):
+        if config.solver == "euler":
+            raise TrainingError("the loss is nan")
+        return {"status": "ok", "score_name": "accuracy", "score": 0.5, "seconds": 1.0}
+
+    monkeypatch.setattr(study, "execute", execute)
+    monkeypatch.setattr(commands.report, "write", lambda out, output: None)
+    assert main([*STUDY, "--json", "--out", str(tmp_path)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["status"] for row in rows] == ["ok"] * 4 + ["failed", "ok"]
+    stored = json.loads((tmp_path / "euler/metrics.json").read_text())
+    assert (stored["status"], stored["reason"]) == ("failed", "the loss is nan")
+    assert stored["date"]
+
+
+def test_a_task_without_a_study_says_which_have_one(monkeypatch):
+    monkeypatch.delitem(study.CELLS, "digits")
+    with pytest.raises(
+        study.ArgumentError, match="no experiment on 'digits'; it has those on cifar10"
+    ):
+        study.cells("digits")
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [("glucose", ["latent_ode", "gru"]), ("linear", ["neural_ode"]), ("spiral", ["neural_ode"])],
+)
+def test_the_other_tasks_cells(task, names):
+    assert [cell.name for cell in study.cells(task)] == names
