@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from ode_core import registry
 from ode_core.cli import main
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+
 from ode_core import FixedSteps, PIDController, Step, solve
 from ode_core.control import Tolerance
 from ode_core.problem import neighbours
-
 from tests.problems import F64
 
 Y0 = torch.zeros(1, dtype=F64)

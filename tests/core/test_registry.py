@@ -8,6 +8,7 @@ import types
 import warnings
 
 import pytest
+
 from ode_core import ArgumentError, PluginError, SolverRecord, UnknownNameError, discovery, hookimpl
 from ode_core import registry as registry_module
 from ode_core.registry import Catalogue, PluginWarning, Registry

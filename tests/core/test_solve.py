@@ -7,11 +7,11 @@ import pickle
 from collections import namedtuple
 
 import numpy as np
-import ode_core
 import pytest
 import torch
-from ode_core import ArgumentError, FixedSteps, PIDController, SolveError, Status, solve
 
+import ode_core
+from ode_core import ArgumentError, FixedSteps, PIDController, SolveError, Status, solve
 from tests.problems import F64, Circle, oscillator
 
 Y0 = torch.tensor([1.0, 0.0], dtype=F64)
@@ -220,7 +220,9 @@ def test_an_f_that_returns_the_same_constant_is_fine():
 
 
 def test_what_cannot_be_finished_raises_with_where_and_why():
-    with pytest.raises(SolveError, match=r"dopri5 stopped at t = 1 on the way from 0 to 2.*too small"):
+    with pytest.raises(
+        SolveError, match=r"dopri5 stopped at t = 1 on the way from 0 to 2.*too small"
+    ):
         solve(lambda t, y: y * y, torch.ones(1, dtype=F64), [0.0, 2.0])
     with pytest.raises(SolveError, match="max_steps") as caught:
         solve(oscillator, Y0, [0.0, 1.0, 100.0], max_steps=20)
