@@ -1,0 +1,212 @@
+"""Plots of results as PNG: figures without a window and without pyplot's global state."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+from ode_tasks.report.rows import Result, scientific
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SIZE, _DOTS_PER_INCH = (6.0, 4.0), 140
+_MARKED_EPOCHS = 15
+
+# Told apart by people who see colours differently (Okabe and Ito 2008), then some more.
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+    "#7a5195",
+    "#8c510a",
+    "#7f7f7f",
+    "#66a61e",
+    "#b2182b",
+)
+_MARKERS = "osD^v<>P*Xph"
+
+Styles = dict[str, dict[str, Any]]
+
+
+class Plot(NamedTuple):
+    """A finished plot: its file's name, the task it belongs to, what it shows, and the image."""
+
+    name: str
+    task: str
+    caption: str
+    png: bytes
+
+
+def plots(results: Sequence[Result]) -> list[Plot]:
+    """Return every plot for which the results hold at least one point."""
+    sets: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        if result.ok:
+            sets.setdefault((str(result.get("task")), str(result.get("preset"))), []).append(result)
+    drawn = []
+    for (task, preset), members in sets.items():
+        lines = list(zip(labels(members), members, strict=True))
+        for name, draw in _KINDS.items():
+            figure = Figure(figsize=_SIZE, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+            caption = draw(figure.subplots(), lines, _styles(lines))
+            if caption:
+                drawn.append(Plot(f"{task}-{preset}-{name}.png", task, caption, png(figure)))
+    return drawn
+
+
+def labels(results: Sequence[Result]) -> list[str]:
+    """Return the shortest text for each result that tells it from the others.
+
+    That is the solver, or the model where it solves nothing, and whatever else differs.
+    """
+    solving = [r for r in results if r.get("solver")]
+    several = [n for n in ("gradient", "device") if len({r.get(n) for r in solving}) > 1]
+    models = {r.get("model") for r in solving}
+    steps: dict[object, set[str]] = {}
+    for result in solving:
+        steps.setdefault(result.get("solver"), set()).add(_step(result))
+    texts = []
+    for result in results:
+        solver = result.get("solver")
+        words = [str(result.get("model"))] if not solver or len(models) > 1 else []
+        if solver:
+            words.append(str(solver))
+            words += [_step(result)] if len(steps[solver]) > 1 else []
+            words += [str(result.get(name)) for name in several]
+        texts.append(" ".join(words))
+    return texts
+
+
+def png(figure: Figure) -> bytes:
+    """Return the figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _step(result: Result) -> str:
+    rtol, dt = result.number("rtol"), result.number("dt")
+    if rtol is not None:
+        return scientific(rtol)
+    return "" if dt is None else f"dt={dt:g}"
+
+
+_Lines = Sequence[tuple[str, Result]]
+
+
+def _styles(lines: _Lines) -> Styles:
+    """Return a colour and a marker for each label, the same in every plot of a task."""
+    texts = list(dict.fromkeys(text for text, _ in lines))
+    return {
+        text: {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
+        for i, text in enumerate(texts)
+    }
+
+
+def _error_against_evaluations(axes: Axes, lines: _Lines, styles: Styles) -> str:
+    drawn = False
+    for text, result in lines:
+        cost, error = result.number("f_forward"), result.number("solver_error")
+        if cost and error and cost > 0 and error > 0:
+            axes.plot(cost, error, ls="", ms=9, mec="white", label=text, **styles[text])
+            drawn = True
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="evaluations in a forward pass",
+        ylabel="relative error of the solve",
+        title=f"{_of(lines)}: error against cost",
+    )
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    _widen(axes)
+    _finish(axes)
+    caption = "Lower and further left is better. Evaluations are means over the last epoch."
+    return caption * drawn
+
+
+def _widen(axes: Axes) -> None:
+    """Show at least two decades of error and a factor of four in cost, so that ticks stay round."""
+    for limits, change, factor in (
+        (axes.get_ylim(), axes.set_ylim, 100.0),
+        (axes.get_xlim(), axes.set_xlim, 4.0),
+    ):
+        low, high = limits
+        if high < factor * low:
+            middle = math.sqrt(low * high)
+            change(middle / math.sqrt(factor), middle * math.sqrt(factor))
+
+
+def _training_loss(axes: Axes, lines: _Lines, styles: Styles) -> str:
+    drawn = _curves(axes, lines, styles, "train_loss")
+    axes.set(ylabel="training loss", title=f"{_of(lines)}: training loss")
+    return "The loss on the training part after each epoch." * drawn
+
+
+def _test_score(axes: Axes, lines: _Lines, styles: Styles) -> str:
+    drawn = _curves(axes, lines, styles, "test_score")
+    score = next((str(r.get("score_name")) for _, r in lines if r.get("score_name")), "score")
+    score = score.replace("_", " ")
+    higher = next((r.get("higher_is_better") for _, r in lines), None)
+    axes.set(ylabel=score, title=f"{_of(lines)}: {score} after each epoch")
+    return f"The {score} after each epoch; {'higher' if higher else 'lower'} is better." * drawn
+
+
+_KINDS: dict[str, Callable[[Axes, _Lines, Styles], str]] = {
+    "error-evaluations": _error_against_evaluations,
+    "training-loss": _training_loss,
+    "test-score": _test_score,
+}
+
+
+def _of(lines: _Lines) -> str:
+    result = lines[0][1]
+    return f"{result.get('task')} ({result.get('preset')})"
+
+
+def _curves(axes: Axes, lines: _Lines, styles: Styles, column: str) -> bool:
+    """Draw a column of the histories over epochs; return whether there was anything to draw."""
+    values: list[float] = []
+    for text, result in lines:
+        history = [row for row in result.get("history") or () if row.get(column) is not None]
+        if not history:
+            continue
+        values += [row[column] for row in history]
+        style = styles[text] | ({} if len(history) <= _MARKED_EPOCHS else {"marker": ""})
+        epochs = [row["epoch"] for row in history]
+        axes.plot(epochs, [row[column] for row in history], ms=5, lw=1.6, label=text, **style)
+    if values and min(values) > 0 and max(values) > 20 * min(values):
+        axes.set_yscale("log")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _finish(axes)
+    return bool(values)
+
+
+def _finish(axes: Axes) -> None:
+    handles, texts = axes.get_legend_handles_labels()
+    unique = dict(zip(texts, handles, strict=True))  # several seeds are one entry
+    if unique:
+        axes.legend(
+            unique.values(),
+            unique.keys(),
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1.0),
+            frameon=False,
+            fontsize=8,
+        )
+    axes.title.set_fontsize(11)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,103 @@
+"""The report: everything that it leaves in a folder of results."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ode_core.errors import DataError
+from ode_tasks.report.page import page
+from ode_tasks.report.plots import plots
+from ode_tasks.report.rows import histories, read, table
+from ode_tasks.report.study import study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ode_core.console import Output
+
+MANIFEST = "report.json"
+PLOTS = "plots"
+
+
+def write(directory: Path, output: Output) -> list[Path]:
+    """Write tables, plots and `index.html` beside the results and return the files' paths.
+
+    Only files that an earlier report wrote are replaced. A sentence on each result that could not
+    be read, and on where the page is, goes to the output's notes. Raises DataError where there are
+    no results, where the folder cannot be written to, or where one of the report's names is taken.
+    """
+    found = read(directory)
+    for problem in found.problems:
+        output.note(f"left out: {problem}")
+    drawn = plots(found.results)
+    compared = study(found.results)
+    results = table(found.results)
+    files = {
+        "results.csv": results.to_csv(index=False).encode(),
+        "results.parquet": _parquet(results),
+        "history.parquet": _parquet(histories(found.results)),
+        **{f"{PLOTS}/{plot.name}": plot.png for plot in drawn},
+    }
+    if compared is not None:
+        files["study.md"] = compared.markdown().encode()
+    files["index.html"] = page(directory, found, compared, drawn).encode()
+    try:
+        _replace(directory, files)
+    except OSError as error:
+        raise DataError(f"the report could not be written to {directory}: {error}") from error
+    output.note(f"report: {directory / 'index.html'}")
+    return [directory / name for name in files]
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _replace(directory: Path, files: dict[str, bytes]) -> None:
+    """Write the files; those of the last report that are no longer made are removed."""
+    manifest = directory / MANIFEST
+    ours = _ours(manifest)
+    for name in files:
+        if (directory / name).exists() and name not in ours:
+            raise DataError(
+                f"{directory / name} was not written by a report, so it is not replaced; move it "
+                "away and run ode report again"
+            )
+    _write(manifest, json.dumps({"report": sorted(files.keys() | ours)}, indent=1).encode())
+    for name, content in files.items():
+        _write(directory / name, content)
+    for name in ours - files.keys():
+        (directory / name).unlink(missing_ok=True)
+    _write(manifest, json.dumps({"report": sorted(files)}, indent=1).encode())
+
+
+def _ours(manifest: Path) -> set[str]:
+    if not manifest.exists():
+        return set()
+    try:
+        names = json.loads(manifest.read_text(encoding="utf-8"))["report"]
+        return {name for name in names if not Path(name).is_absolute() and ".." not in name}
+    except (ValueError, TypeError, KeyError):
+        raise DataError(
+            f"{manifest} was not written by a report; move it away and run ode report again"
+        ) from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).chmod(0o644)  # a temporary file is its owner's alone
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
