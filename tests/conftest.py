@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
 
 # Why a test may be skipped, and what makes it run. Any other skip fails the run.
 ALLOWED_SKIPS = {
-    "needs the shared data folder": "real CIFAR-10 and glucose readings may not be part of the project",
+    "needs the shared data folder": "real CIFAR-10 and glucose data are no part of the project",
     "needs a CUDA device": "no GPU on this machine",
 }
 

@@ -129,7 +129,7 @@ def test_args_are_handed_on_and_get_gradients():
 def test_tolerances_may_be_given_for_each_entry():
     y0 = torch.ones(2, dtype=F64)
     rates = torch.tensor([1.0, 1.0], dtype=F64)
-    f = lambda t, y: -rates * y * (1 + y)  # noqa: E731
+    f = lambda t, y: -rates * y * (1 + y)
     loose = solve(f, y0, [0.0, 3.0], rtol=1e-3, atol=1e-3).stats.f_calls
     tight = solve(f, y0, [0.0, 3.0], rtol=1e-8, atol=1e-8).stats.f_calls
     mixed = solve(f, y0, [0.0, 3.0], rtol=torch.tensor([1e-3, 1e-8]), atol=1e-8).stats.f_calls
@@ -240,7 +240,7 @@ def test_on_failure_return_gives_the_status():
 
 @pytest.mark.parametrize("options", [dict(solver="euler", dt=0.1), dict()])
 def test_values_that_are_not_finite_are_never_returned_as_a_success(options):
-    f = lambda t, y: torch.where(t > 0.5, float("nan"), -y)  # noqa: E731
+    f = lambda t, y: torch.where(t > 0.5, float("nan"), -y)
     times = [0.0, 0.25, 1.0]
     with pytest.raises(SolveError, match="not finite"):
         solve(f, Y0, times, **options)

@@ -111,7 +111,7 @@ def test_outputs_between_steps_are_as_good_as_the_steps(name):
     y0 = torch.tensor([1.0, 0.0], dtype=F64)
     options = dict(solver=name, rtol=tolerance, atol=tolerance)
     solution = solve(oscillator, y0, times, dense=True, record_steps=True, **options)
-    exact = lambda t: torch.stack([t.cos(), -t.sin()], -1)  # noqa: E731
+    exact = lambda t: torch.stack([t.cos(), -t.sin()], -1)
     kept = solution.steps.accepted
     ends = (solution.steps.t + solution.steps.dt)[kept]
     at_steps = (solution.interpolate(ends) - exact(ends)).abs().max()
@@ -143,8 +143,10 @@ def test_the_number_of_outputs_costs_a_fixed_step_at_most_one_evaluation_each():
     assert many == 50
 
 
-@pytest.mark.parametrize(("name", "calls"), [("rk4", 4), ("rk4_38", 4), ("midpoint", 2), ("heun", 2),
-                                             ("euler", 1)])  # fmt: skip
+STAGES = [("rk4", 4), ("rk4_38", 4), ("midpoint", 2), ("heun", 2), ("ralston", 2), ("euler", 1)]
+
+
+@pytest.mark.parametrize(("name", "calls"), STAGES)
 def test_one_step_costs_its_stages_and_nothing_else(name, calls):
     y0 = torch.ones(1, dtype=F64)
     assert solve(lambda t, y: -y, y0, [0.0, 1.0], solver=name, dt=1.0).stats.f_calls == calls

@@ -1,4 +1,4 @@
-"""A table with a wrong number in it cannot be built, and the right ones have their orders exactly."""
+"""A table with a wrong number in it cannot be built; the right ones have their exact orders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_number_of_rooted_trees_is_cayleys():
 WRONG = [
     (
         dict(c=[0, Q(1, 2), Q(1, 3), 1]),
-        r"row 2 of tableau 'mine' sums to 0\.5 but its node is 0\.33",
+        r"row 2 .*'mine' sums to 0\.5 but its node is 0\.33",
     ),
     (dict(b=[Q(1, 6), Q(1, 3), Q(1, 3), Q(1, 3)]), "order condition of order 1"),
     (dict(b=[Q(1, 4)] * 4), "order condition of order 3: .*declared order is 4"),
@@ -120,7 +120,7 @@ ONE_STEP = {
 def test_one_step_is_the_exact_rational(name, kernel):
     solver = ode_core.solvers.create(name, kernel=kernel)
     y0 = torch.ones(2, dtype=F64)
-    f = lambda t, y: lotka_volterra(t, y)  # noqa: E731
+    f = lambda t, y: lotka_volterra(t, y)
     step = solver.step(f, 0.0, 0.1, y0, solver.init(f, 0.0, y0), None)
     assert step.y.tolist() == pytest.approx(ONE_STEP[name], rel=5e-16)
 
@@ -129,7 +129,7 @@ def test_dopri5s_error_estimate_is_the_published_one():
     """(5.5e-8, 1.4e-7) on that step; Shampine's variant would be two thirds of it."""
     table = ode_core.solvers.create("dopri5").tableau
     y0 = torch.ones(2, dtype=F64)
-    f = lambda t, y: lotka_volterra(t, y)  # noqa: E731
+    f = lambda t, y: lotka_volterra(t, y)
     solver = ode_core.solvers.create("dopri5")
     ks = solver.step(f, 0.0, 0.1, y0, solver.init(f, 0.0, y0), None).dense
     zero = torch.zeros(2, dtype=F64)

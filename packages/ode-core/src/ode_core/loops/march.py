@@ -28,7 +28,11 @@ class Stop(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """One accepted step; `until` is the time up to which its states answer for the solution."""
+    """One accepted step.
+
+    `until` is the time up to which it answers for the solution; `fresh` says that its carry was
+    made by the solver's `init` from its state, and not by the step before.
+    """
 
     t0: float
     t1: float
@@ -36,6 +40,7 @@ class Accepted(NamedTuple):
     y0: Tensor
     carry: Carry
     step: Step
+    fresh: bool
 
 
 @dataclass
@@ -82,7 +87,7 @@ def _given(
 ) -> Generator[Accepted, Tensor | None, None]:
     solver = plan.solver
     carry = solver.init(f, t0, y) if ends else None
-    t = t0
+    t, fresh = t0, True
     for t1, resume in ends:
         if log.stats.accepted >= plan.max_steps:
             return log.fail(Status.MAX_STEPS, t)
@@ -90,11 +95,10 @@ def _given(
         log.stats.accepted += 1
         if plan.record_steps:
             log.attempts.append((t, t1 - t, math.nan, True))
-        sent = yield Accepted(t, t1, resume, y, carry, step)
+        sent = yield Accepted(t, t1, resume, y, carry, step, fresh)
         y = step.y if sent is None else sent
-        renew = sent is not None or resume != t1
-        t = resume
-        carry = solver.init(f, t, y) if renew and t1 != ends[-1].end else step.carry
+        t, fresh = resume, sent is not None or resume != t1
+        carry = solver.init(f, t, y) if fresh and t1 != ends[-1].end else step.carry
     if not bool(torch.isfinite(y.detach()).all()):
         log.fail(Status.NOT_FINITE, t)
     return None
@@ -132,7 +136,7 @@ def _chosen(
     carry = solver.init(f, t0, y)
     dt = plan.dt if plan.dt is not None else _first(f, y, (t0, stops[0].end), carry, plan)
     memory = controller.init()
-    t = t0
+    t, fresh = t0, True
     for stop in stops:
         while t != stop.end:
             t1 = t + direction * dt
@@ -159,9 +163,10 @@ def _chosen(
             # A step cut short at a stop says little about the size that the next one can have.
             dt = max(dt, taken * factor) if cut and factor >= 1.0 else taken * factor
             until = stop.resume if t1 == stop.end else t1
-            sent = yield Accepted(t, t1, until, y, carry, step)
+            sent = yield Accepted(t, t1, until, y, carry, step, fresh)
             t, y, carry = t1, step.y if sent is None else sent, step.carry
-            if t != last and (sent is not None or until != t1):
+            fresh = sent is not None or until != t1
+            if fresh and t != last:
                 carry = solver.init(f, until, y)
             if t != last and dt < _smallest(t, direction):
                 return log.fail(Status.STEP_TOO_SMALL, t)

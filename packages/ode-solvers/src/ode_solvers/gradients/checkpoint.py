@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class _Kept:
     """What is kept of an accepted step: times, the states at both ends, outputs within it.
 
+    `carry` is None where the solver's `init` makes it from the state.
+
     `ends` are t0, t1 and the time up to which the step answers. The state at the end is the next
     step's first, so it is one tensor a step.
     """
@@ -75,7 +77,7 @@ class Checkpoint:
         one_step = plan.solver.one_step
 
         def keep(accepted: Accepted, outputs: list[int]) -> None:
-            carry = None if one_step else accepted.carry
+            carry = None if one_step or accepted.fresh else accepted.carry
             ends = (accepted.t0, accepted.t1, accepted.until)
             states = (accepted.y0, accepted.step.y)
             steps.append(_Kept(ends, states, carry, tuple(outputs)))
@@ -129,7 +131,7 @@ class _Replay:
             carry, leaves = self._carry(kept, y)
             step = self._again(kept, y, carry)
             reached = [step.y]
-            if leaves:
+            if len(later) > 1:
                 reached += pytree.tree_leaves(step.carry)
             pulled = later if later else [None] * len(reached)
             outputs, grads = _paired(reached, pulled)
@@ -159,14 +161,14 @@ class _Replay:
     def _again(self, kept: _Kept, y: Tensor, carry: Carry) -> Step:
         field, (t0, t1, _) = self.problem.field, kept.ends
         again = getattr(self.solver, "replay", None)
-        if again is not None and self.solver.one_step:
+        if again is not None and kept.carry is None and self.solver.one_step:
             step: Step = again(field, t0, t1, y, carry, kept.states[1])
             return step
         return self.solver.step(field, t0, t1, y, carry, None)
 
     def _outputs(self, kept: _Kept, y: Tensor, carry: Carry, step: Step) -> list[Tensor]:
         times = [self.problem.times[index] for index in kept.outputs]
-        accepted = Accepted(*kept.ends, y, carry, step)
+        accepted = Accepted(*kept.ends, y, carry, step, fresh=kept.carry is None)
         at = None
         if any(time != accepted.t1 for time in times):
             at = interpolant(self.solver, self.problem.field, accepted)
