@@ -97,7 +97,9 @@ def test_an_interrupted_run_is_one_sentence_and_130(capsys, monkeypatch):
 
     monkeypatch.setattr(commands, "execute", interrupted)
     assert main(RUN) == 130
-    assert capsys.readouterr().err.strip() == "ode: interrupted"
+    err = capsys.readouterr().err
+    assert err.startswith("ode: interrupted; the run of digits is not finished")
+    assert err.count("\n") == 1
 
 
 STUDY = ["study", "digits", "--preset", "smoke", *TINY]

@@ -109,8 +109,12 @@ def run(
         settings=pairs(set_ or ()),
         out=out,
     )
-    with shown(output, task) as progress:
-        row = execute(config, progress)
+    try:
+        with shown(output, task) as progress:
+            row = execute(config, progress)
+    except KeyboardInterrupt:
+        output.note(f"ode: interrupted; the run of {task} is not finished and left no metrics")
+        raise typer.Exit(_INTERRUPTED) from None
     if output.json:
         output.rows([plain(row)], ())
         return
@@ -149,7 +153,7 @@ def study(
                 rows.append({"cell": cell.name, **plain(row)})
                 output.note(f"{cell.name}: {_outcome(row)}")
     except KeyboardInterrupt:
-        output.note(f"interrupted; finished runs are kept in {out}, the same command goes on")
+        output.note(f"ode: interrupted; finished runs are kept in {out}, the same command goes on")
         raise typer.Exit(_INTERRUPTED) from None
     output.rows(rows, _STUDY_COLUMNS)
     report.write(out, output)

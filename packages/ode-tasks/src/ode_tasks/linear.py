@@ -26,9 +26,9 @@ SYSTEM = System("linear", "$dy/dt = A y$", rotation, radii=(0.5, 2.0), duration=
 # dt is one sampling interval: coarse enough that the order of a fixed-step solver shows.
 PRESETS = {
     "smoke": DynamicsSettings(
-        epochs=10,
+        epochs=20,
         batch=32,
-        learning_rate=0.01,
+        learning_rate=0.03,
         width=32,
         dt=0.1,
         trajectories=8,

@@ -63,6 +63,7 @@ def execute(config: RunConfig, progress: Progress) -> dict[str, Any]:
 def describe(config: RunConfig) -> dict[str, Any]:
     """Return what a row says before there are metrics: the config, the date and the machine."""
     row = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    packages = _packages(config)
     paths = {name: None if row[name] is None else str(row[name]) for name in ("data", "out")}
     return (
         row
@@ -71,7 +72,8 @@ def describe(config: RunConfig) -> dict[str, Any]:
             "settings": dict(config.settings),
             "date": now(),
             "machine": measure.machine(config.device),
-            "versions": measure.versions(dict.fromkeys((*_SUITE, *_packages(config)))),
+            "packages": packages,
+            "versions": measure.versions(dict.fromkeys((*_SUITE, *packages.values()))),
             "threads": torch.get_num_threads(),
         }
     )
@@ -118,8 +120,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _packages(config: RunConfig) -> list[str]:
-    used: list[Record] = [tasks[config.task], models[config.model]]
+def _packages(config: RunConfig) -> dict[str, str]:
+    """Return which distribution gave each part of the run."""
+    used: dict[str, Record] = {"task": tasks[config.task], "model": models[config.model]}
     if models[config.model].solves:
-        used += [solvers[config.solver], gradients[config.gradient]]
-    return [record.package for record in used]
+        used |= {"solver": solvers[config.solver], "gradient": gradients[config.gradient]}
+    return {part: record.package for part, record in used.items()}

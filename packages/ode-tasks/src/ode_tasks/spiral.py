@@ -26,9 +26,9 @@ SYSTEM = System("spiral", "$dy/dt = y^3 A$", cubic, radii=(0.8, 1.6), duration=5
 # dt is one sampling interval: coarse enough that the order of a fixed-step solver shows.
 PRESETS = {
     "smoke": DynamicsSettings(
-        epochs=10,
+        epochs=20,
         batch=32,
-        learning_rate=0.01,
+        learning_rate=0.03,
         width=32,
         dt=0.05,
         trajectories=8,
