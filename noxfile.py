@@ -1,0 +1,79 @@
+"""The project's chores. Each session only calls what a user without nox could call.
+
+Every install passes constraints.txt and takes torch first, so that no looser request for it brings
+CUDA libraries along.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = False
+
+ROOT = Path(__file__).parent
+PACKAGES = ("ode-core", "ode-solvers", "ode-models", "ode-tasks")
+CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
+PINS = dict(re.findall(r"^(\S+?)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+TEST_NEEDS = ("pytest", "pytest-xdist", "hypothesis", "scipy", "hatchling", "triton")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+def pinned(*names: str) -> list[str]:
+    """Return requirements with the versions that constraints.txt names."""
+    return [f"{name}=={PINS[name]}" for name in names]
+
+
+def install_suite(session: nox.Session, *needs: str) -> None:
+    """Install the four packages from the tree, editable, and what a session needs beside them."""
+    session.install(*CONSTRAINTS, *pinned("torch"))
+    editable = [word for name in PACKAGES for word in ("-e", str(ROOT / "packages" / name))]
+    session.install(*CONSTRAINTS, *editable, *needs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests, or those named: nox -s tests -- tests/core -k loop."""
+    install_suite(session, *TEST_NEEDS)
+    session.run("pytest", "-n", "2", *(session.posargs or ["tests"]), env=ONE_THREAD)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style with ruff, without torch."""
+    session.install(*CONSTRAINTS, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy at its strict setting."""
+    install_suite(session, "mypy")
+    session.run("mypy", *(f"packages/{name}/src" for name in PACKAGES))
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the four wheels and use them in this clean environment, outside of the repository."""
+    wheels = Path(session.create_tmp()) / "wheels"
+    session.install(*CONSTRAINTS, *pinned("torch"), "build")
+    for name in PACKAGES:
+        session.run("python", "-m", "build", "-o", str(wheels), str(ROOT / "packages" / name))
+    found = [str(path) for path in sorted(wheels.glob("*.whl"))]
+    session.install(*CONSTRAINTS, "--force-reinstall", "--no-deps", *found)
+    session.install(*CONSTRAINTS, "ode-tasks", "--find-links", str(wheels))
+    with session.chdir(session.create_tmp()):
+        session.run("ode", "list")
+        session.run("ode", "run", "spiral", "--preset", "smoke")
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Run every task against every registered solver: nox -s benchmark -- --preset quick."""
+    install_suite(session)
+    session.run("ode", "benchmark", *session.posargs, env=ONE_THREAD)
