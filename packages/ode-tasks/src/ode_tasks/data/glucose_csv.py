@@ -31,10 +31,17 @@ def parse(path: Path, content: str) -> Parsed:
             "Dexcom Clarity export or an OhioT1DM XML file"
         )
     places = [columns.index(name) for name in ("subject", "time", units[0])]
-    rows = [Row(line, *_pick(row, places)) for line, row in lines]
+    rows = [Row(line, *_pick(row, places, len(header))) for line, row in lines]
     return Parsed(checked(path, rows, unit=_UNITS[units[0]]))
 
 
-def _pick(row: list[str], places: list[int]) -> list[str]:
-    """Return the cells at these places, empty where the line is too short."""
-    return [row[place] if place < len(row) else "" for place in places]
+def _pick(row: list[str], places: list[int], width: int) -> list[str]:
+    """Return the cells at these places, empty where the line is too short.
+
+    In a line that is too long, as a decimal comma makes it, the last one holds all that follow, so
+    that it is refused and shown.
+    """
+    picked = [row[place] if place < len(row) else "" for place in places]
+    if any(row[width:]):
+        picked[-1] = ",".join(row[places[-1] :])
+    return picked
