@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ode_core import registry
-from ode_core.errors import UnknownNameError
+from ode_core.errors import ArgumentError, UnknownNameError
 from ode_core.records import CommandRecord
 from ode_core.registry import load_target
 from ode_tasks.benchmark.cell import IDENTITY, LOST_STATUSES, OK, PLANNED_STATUSES
@@ -80,10 +80,11 @@ def benchmark(
         device=device,
         data=_located(data or []),
     )
+    limit = SECONDS[preset] if seconds is None else seconds
     try:
         planned = plan(selection)
-        registry.executors[executor]
-    except UnknownNameError as error:
+        how = registry.executors.create(executor, workers=workers, seconds=limit)
+    except (UnknownNameError, ArgumentError) as error:
         raise typer.BadParameter(str(error)) from None
     store = Store(out)
     if dry_run:
@@ -92,9 +93,6 @@ def benchmark(
     store.prepare()
     if rerun is not Rerun.none:
         _forget(planned, store, rerun)
-    how = registry.executors.create(
-        executor, workers=workers, seconds=SECONDS[preset] if seconds is None else seconds
-    )
     rows = _run(planned, store, how, output)
     _show(rows, output)
     load_target(_REPORT)(out, output)
