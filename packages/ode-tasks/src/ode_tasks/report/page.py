@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ode_tasks.benchmark.cell import OK
+from ode_tasks.glucose_plot import FORECAST
 from ode_tasks.report.rows import Result, command, scientific
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ode_tasks.report.forecasts import Forecasts
     from ode_tasks.report.plots import Plot
     from ode_tasks.report.rows import Found
     from ode_tasks.report.study import Study
 
-_PICTURES_A_TASK = 12
+_PICTURES_A_TASK = 6
 _STATUS_ORDER = (OK, "failed", "timeout", "crashed", "plugin_failed", "skipped")
 
 
@@ -60,7 +62,14 @@ _COLUMNS = (
 _ALWAYS = ("task", "solver", "status", "score", "solver_error", "f_forward", "seconds")
 
 
-def page(directory: Path, found: Found, study: Study | None, plots: Sequence[Plot]) -> str:
+def page(
+    directory: Path,
+    found: Found,
+    study: Study | None,
+    *,
+    forecasts: Sequence[Forecasts],
+    plots: Sequence[Plot],
+) -> str:
     """Return the whole page as text."""
     environment = Environment(
         loader=PackageLoader("ode_tasks.report", "."),
@@ -78,6 +87,7 @@ def page(directory: Path, found: Found, study: Study | None, plots: Sequence[Plo
         facts=_facts(results),
         tasks=[_best(task, results) for task in _tasks(results)],
         study=study,
+        forecasts=forecasts,
         figures={task: _figures(task, results, plots) for task in _tasks(results)},
         problems=found.problems,
         columns=columns,
@@ -143,7 +153,8 @@ def _pictures(task: str, results: Sequence[Result]) -> list[tuple[str, str]]:
     finished.sort(key=lambda r: _sortable(r.number("score"), higher=higher))
     pictures: list[tuple[str, str]] = []
     for result in finished:
-        for path in sorted(result.folder.glob("*.png")):
+        # The forecasts of all models are drawn side by side already.
+        for path in sorted(set(result.folder.glob("*.png")) - {result.folder / FORECAST}):
             name = " ".join(str(result.get(n)) for n in ("solver", "gradient") if result.get(n))
             caption = f"{path.stem.replace('_', ' ')}, {result.get('model')} {name}".strip()
             pictures.append((caption, _data_uri(path.read_bytes())))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ode_core.errors import DataError
+from ode_tasks.report.forecasts import forecasts
 from ode_tasks.report.page import page
 from ode_tasks.report.plots import plots
 from ode_tasks.report.rows import histories, read, table
@@ -32,10 +33,14 @@ def write(directory: Path, output: Output) -> list[Path]:
     no results, where the folder cannot be written to, or where one of the report's names is taken.
     """
     found = read(directory)
+    drawn = plots(found.results)
+    forecast = forecasts(found.results)
+    for compared in forecast:
+        drawn += [compared.plot] if compared.plot is not None else []
+        found.problems.extend(compared.problems)
     for problem in found.problems:
         output.note(f"left out: {problem}")
-    drawn = plots(found.results)
-    compared = study(found.results)
+    methods = study(found.results)
     results = table(found.results)
     files = {
         "results.csv": results.to_csv(index=False).encode(),
@@ -43,9 +48,9 @@ def write(directory: Path, output: Output) -> list[Path]:
         "history.parquet": _parquet(histories(found.results)),
         **{f"{PLOTS}/{plot.name}": plot.png for plot in drawn},
     }
-    if compared is not None:
-        files["study.md"] = compared.markdown().encode()
-    files["index.html"] = page(directory, found, compared, drawn).encode()
+    if methods is not None:
+        files["study.md"] = methods.markdown().encode()
+    files["index.html"] = page(directory, found, methods, forecasts=forecast, plots=drawn).encode()
     try:
         _replace(directory, files)
     except OSError as error:
