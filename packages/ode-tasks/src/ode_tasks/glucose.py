@@ -15,11 +15,13 @@ from ode_tasks.data import glucose, patients
 from ode_tasks.data.windows import HORIZONS, Parts, Windows, split
 from ode_tasks.glucose_baselines import baselines
 from ode_tasks.glucose_plot import FORECAST, draw
-from ode_tasks.glucose_scores import PREDICTIONS, by_person, errors, scores, table
+from ode_tasks.glucose_scores import PREDICTIONS, by_person, scores, table
 from ode_tasks.settings import Settings, build, check, choose, direct_twin, solving
 from ode_tasks.train import Schedule, fit, loader, make_fabric
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -105,15 +107,16 @@ class Glucose:
         cohort = _cohort(config, settings)
         parts = split(cohort.series)
         run = _train(config, settings, parts, progress)
-        test = _forecast(run.model, parts.test, parts.scale, run.fabric, settings.batch)
+        test = _forecast(
+            run.model, parts.test, parts.scale, fabric=run.fabric, batch=settings.batch
+        )
         subjects = [person.subject for person in cohort.series]
-        forecasts = table(parts.test, subjects, test.mean, test.std)
+        forecasts = table(parts.test, subjects, test.mean, std=test.std)
         if config.out is not None:
             config.out.mkdir(parents=True, exist_ok=True)
             forecasts.to_parquet(config.out / PREDICTIONS, index=False)
             draw(config.out / FORECAST, forecasts, config.model)
         pooled = scores(forecasts)
-        simple = {name: errors(parts.test, mean) for name, mean in baselines(parts).items()}
         return {
             **solving(config, settings),
             "loss": test.loss,
@@ -122,8 +125,8 @@ class Glucose:
             "higher_is_better": False,
             **run.columns,
             **pooled,
-            "baselines": simple,
             "per_person": by_person(forecasts),
+            "baselines": _baselines(parts, subjects),
             "people": len(subjects),
             "train_windows": min(len(parts.train.origin), settings.train_windows),
             "validation_windows": len(parts.validation.origin),
@@ -136,6 +139,11 @@ def _cohort(config: RunConfig, settings: GlucoseSettings) -> Cohort:
     if config.data is not None:
         return glucose.load(config.data)
     return patients.cohort(settings.patients, settings.days)
+
+
+def _baselines(parts: Parts, subjects: Sequence[str]) -> dict[str, dict[str, Any]]:
+    tables = {name: table(parts.test, subjects, mean) for name, mean in baselines(parts).items()}
+    return {name: scores(t) | {"per_person": by_person(t)} for name, t in tables.items()}
 
 
 class _Run(NamedTuple):
@@ -223,7 +231,7 @@ class _Forecasts(NamedTuple):
 
 @torch.no_grad()
 def _forecast(
-    model: nn.Module, windows: Windows, scale: Scale, fabric: Fabric, batch: int
+    model: nn.Module, windows: Windows, scale: Scale, *, fabric: Fabric, batch: int
 ) -> _Forecasts:
     model.eval()
     tensors = _tensors(windows, scale)
@@ -248,8 +256,9 @@ class _Validate:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         windows = self.parts.validation
-        found = _forecast(model, windows, self.parts.scale, self.fabric, self.batch)
+        found = _forecast(model, windows, self.parts.scale, fabric=self.fabric, batch=self.batch)
+        people = [str(number) for number in range(len(self.parts.scale.means))]
         return {
-            "validation_score": errors(windows, found.mean)[SCORE],
+            "validation_score": scores(table(windows, people, found.mean))[SCORE],
             "validation_loss": found.loss,
         }

@@ -55,7 +55,7 @@ def straight_line(windows: Windows, horizons: Sequence[int] = HORIZONS) -> NDArr
 
 
 def ridge(
-    fitted: Sequence[Windows], windows: Windows, scale: Scale, alpha: float = _ALPHA
+    fitted: Sequence[Windows], windows: Windows, scale: Scale, *, alpha: float = _ALPHA
 ) -> NDArray[np.float32]:
     """Return the forecasts of one ridge regression a horizon, `[W, H]` in mg/dL.
 

@@ -26,58 +26,61 @@ def table(
     windows: Windows,
     subjects: Sequence[str],
     mean: NDArray[np.float32],
-    std: NDArray[np.float32],
+    *,
+    std: NDArray[np.float32] | None = None,
     horizons: Sequence[int] = HORIZONS,
 ) -> pd.DataFrame:
     """Return one row a forecast and horizon; `mean` and `std` are `[W, H]` in mg/dL.
 
-    Columns: subject, origin (time), horizon_min, target (NaN where missing), mean, lo90, hi90.
+    Columns: subject, origin (time), horizon_min, target (NaN where missing), mean, and with a `std`
+    the ends lo90 and hi90 of the central 90 %.
     """
     ahead = len(horizons)
-    return pd.DataFrame(
-        {
-            "subject": np.repeat(np.asarray(subjects)[windows.subject], ahead),
-            "origin": np.repeat(windows.origin, ahead),
-            "horizon_min": np.tile(np.asarray(horizons), len(mean)),
-            "target": windows.targets.ravel(),
-            "mean": mean.ravel(),
-            "lo90": (mean - HALF_WIDTH * std).ravel(),
-            "hi90": (mean + HALF_WIDTH * std).ravel(),
-        }
-    )
+    columns = {
+        "subject": np.repeat(np.asarray(subjects)[windows.subject], ahead),
+        "origin": np.repeat(windows.origin, ahead),
+        "horizon_min": np.tile(np.asarray(horizons), len(mean)),
+        "target": windows.targets.ravel(),
+        "mean": mean.ravel(),
+    }
+    if std is not None:
+        columns["lo90"] = (mean - HALF_WIDTH * std).ravel()
+        columns["hi90"] = (mean + HALF_WIDTH * std).ravel()
+    return pd.DataFrame(columns)
 
 
 def scores(forecasts: pd.DataFrame) -> dict[str, float]:
     """Return rmse and mae (mg/dL), ape (%) and coverage90 of each horizon, as in `rmse_30`.
 
     Pooled over all rows that have a target; NaN for a horizon without any. `ape` is the mean
-    absolute error in percent of the target, `coverage90` the share of targets within lo90 and hi90.
+    absolute error in percent of the target; `coverage90`, where there are intervals, the share of
+    targets within lo90 and hi90.
     """
-    found: dict[str, float] = {}
-    for horizon, rows in forecasts.groupby("horizon_min", sort=True):
-        known = rows.dropna(subset=["target"])
-        error = known["mean"] - known["target"]
-        within = known["target"].between(known["lo90"], known["hi90"])
-        columns = {
-            "rmse": float(np.sqrt((error.astype("float64") ** 2).mean())),
-            "mae": float(error.abs().mean()),
-            "ape": float(100 * (error.abs() / known["target"]).mean()),
-            "coverage90": float(within.mean()),
-        }
-        found |= {f"{name}_{horizon}": value for name, value in columns.items()}
-    return found
-
-
-def errors(
-    windows: Windows, mean: NDArray[np.float32], horizons: Sequence[int] = HORIZONS
-) -> dict[str, float]:
-    """Return `scores` of forecasts without an interval: rmse, mae and ape of each horizon."""
-    names = [str(number) for number in range(int(windows.subject.max(initial=0)) + 1)]
-    found = scores(table(windows, names, mean, np.zeros_like(mean), horizons))
-    return {name: value for name, value in found.items() if not name.startswith("coverage")}
+    return _row(_means(forecasts, ["horizon_min"]))
 
 
 def by_person(forecasts: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Return the `scores` of each subject."""
-    people = forecasts.groupby("subject", sort=True)
-    return {str(subject): scores(rows) for subject, rows in people}
+    means = _means(forecasts, ["subject", "horizon_min"])
+    people = means.groupby(level="subject", sort=True)
+    return {str(subject): _row(rows.droplevel("subject")) for subject, rows in people}
+
+
+def _means(forecasts: pd.DataFrame, groups: list[str]) -> pd.DataFrame:
+    """Return the scores of each group, whose last level is the horizon, as columns."""
+    target = forecasts["target"].astype("float64")
+    error = (forecasts["mean"] - target).astype("float64")
+    columns = {"rmse": error**2, "mae": error.abs(), "ape": 100 * error.abs() / target}
+    if "lo90" in forecasts:
+        within = target.between(forecasts["lo90"], forecasts["hi90"]).astype("float64")
+        columns["coverage90"] = within.where(target.notna())
+    means = pd.DataFrame(columns).groupby([forecasts[name] for name in groups], sort=True).mean()
+    return means.assign(rmse=np.sqrt(means["rmse"]))
+
+
+def _row(means: pd.DataFrame) -> dict[str, float]:
+    return {
+        f"{name}_{horizon}": float(value)
+        for horizon, columns in means.iterrows()
+        for name, value in columns.items()
+    }

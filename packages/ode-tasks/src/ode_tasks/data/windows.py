@@ -130,7 +130,10 @@ def _windows(person: Series, number: int, part: slice, horizons: Sequence[int]) 
     index = origin[:, None] + np.arange(1 - room, 1)
     mask = index >= first[:, None]
     index = np.where(mask, index, origin[:, None])
-    targets = [_target(seconds, readings, origin, end[origin], 60 * ahead) for ahead in horizons]
+    targets = [
+        _target(seconds, readings, origin, end=end[origin], ahead=60 * minutes)
+        for minutes in horizons
+    ]
     return Windows(
         subject=np.full(len(origin), number),
         origin=clock[origin],
@@ -153,6 +156,7 @@ def _target(
     seconds: NDArray[np.float64],
     readings: NDArray[np.float64],
     origin: NDArray[np.int64],
+    *,
     end: NDArray[np.int64],
     ahead: float,
 ) -> NDArray[np.float64]:

@@ -1,0 +1,216 @@
+"""The glucose task: one run from readings to forecasts, metrics and a picture."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import ode_core
+from ode_core import ArgumentError, DataError, ModelRecord
+from ode_core.protocols import RunConfig
+from ode_tasks import glucose
+from ode_tasks.data.patients import cohort
+from ode_tasks.data.windows import split
+from ode_tasks.glucose_plot import COLUMNS
+from ode_tasks.glucose_scores import scores
+from ode_tasks.run import Silent, execute
+
+MODEL = """
+from typing import NamedTuple
+
+import torch
+
+SEEN = []
+
+
+class Forecast(NamedTuple):
+    mean: torch.Tensor
+    std: torch.Tensor
+    penalty: torch.Tensor
+
+
+class Drift(torch.nn.Module):
+    def __init__(self, horizons, width):
+        super().__init__()
+        self.horizons = horizons
+        self.gain = torch.nn.Parameter(torch.zeros(len(horizons)))
+        self.log_std = torch.nn.Parameter(torch.zeros(len(horizons)))
+
+    def forward(self, times, values, mask):
+        SEEN.append(len(times))
+        assert (times <= 0).all() and mask[:, -1].all() and (values[~mask] == 0).all()
+        change = values[:, -1:] - values[:, -4:-3]
+        mean = values[:, -1:] + self.gain * change
+        return Forecast(mean, self.log_std.exp().expand_as(mean), 0.5 * self.gain.square().sum())
+"""
+
+
+@pytest.fixture
+def drift(tmp_path, monkeypatch):
+    (tmp_path / "drift_model.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "drift_model", raising=False)
+    record = ModelRecord("drift", "drift_model:Drift", "drifts", fits="forecasting", solves=False)
+    ode_core.register(record)
+    yield tmp_path
+    ode_core.registry.REGISTRY.remove("model", "drift")
+
+
+def config(**changes):
+    fields = {"task": "glucose", "model": "drift", "solver": "", "gradient": ""}
+    return RunConfig(**(fields | {"settings": {"patients": "4", "days": "5"}} | changes))
+
+
+@pytest.fixture
+def run(drift):
+    """Return a run's row and the table of forecasts that it left."""
+
+    def of(**changes):
+        out = drift / "out"
+        row = execute(config(out=out, **changes), Silent())
+        return row, pd.read_parquet(out / "predictions.parquet")
+
+    return of
+
+
+def test_a_run_leaves_forecasts_metrics_and_a_picture(run, drift):
+    row, forecasts = run()
+    assert tuple(forecasts.columns) == COLUMNS
+    assert len(forecasts) == 3 * row["test_windows"]
+    assert forecasts["origin"].dtype.kind == "M"
+    assert sorted(set(forecasts["horizon_min"])) == [15, 30, 60]
+    assert (drift / "out/forecast.png").read_bytes().startswith(b"\x89PNG")
+    stored = json.loads((drift / "out/metrics.json").read_text())
+    assert stored["per_person"].keys() == set(forecasts["subject"])
+    assert stored["people"] == 4
+    assert stored["baselines"].keys() == {"last_value", "straight_line", "ridge"}
+    for figures in (stored, *stored["baselines"].values(), *stored["per_person"].values()):
+        assert figures.keys() >= {f"{n}_{h}" for n in ("rmse", "mae", "ape") for h in (15, 30, 60)}
+    assert set(stored["baselines"]["ridge"]["per_person"]) == set(forecasts["subject"])
+
+
+def test_the_metrics_are_those_of_the_forecasts(run):
+    row, forecasts = run()
+    assert row["score_name"] == "rmse_30"
+    assert row["higher_is_better"] is False
+    assert row["score"] == row["rmse_30"]
+    for name, value in scores(forecasts).items():
+        assert row[name] == pytest.approx(value)
+    assert 0.5 < row["coverage90_30"] <= 1
+    assert row["rmse_15"] < row["baselines"]["last_value"]["rmse_15"]  # it has learned the drift
+
+
+def test_the_targets_are_readings_of_the_test_part(run):
+    _, forecasts = run()
+    people = {person.subject: person for person in cohort(4, 5).series}
+    for subject, rows in forecasts.groupby("subject"):
+        person = people[subject]
+        cut = person.times[int(0.8 * len(person.times))]
+        assert (rows["origin"] >= cut).all()
+        known = rows.dropna(subset=["target"])
+        assert set(known["target"]) <= set(person.glucose[person.times > cut])
+
+
+def test_the_test_part_is_forecast_once_after_training(run, monkeypatch):
+    asked = []
+    forecast = glucose._forecast
+
+    def noting(model, windows, scale, **options):
+        asked.append(len(windows.origin))
+        return forecast(model, windows, scale, **options)
+
+    monkeypatch.setattr(glucose, "_forecast", noting)
+    row, _ = run(settings={"patients": "4", "days": "5", "epochs": "2"})
+    assert asked == [row["validation_windows"], row["validation_windows"], row["test_windows"]]
+
+
+def test_the_loss_is_the_gaussian_likelihood_of_known_targets_plus_the_penalty():
+    mean = torch.tensor([[1.0, 2.0, 3.0]])
+    std = torch.tensor([[1.0, 2.0, 0.5]])
+    targets = torch.tensor([[0.0, torch.nan, 3.5]])
+
+    def model(times, values, mask):
+        return type("Forecast", (), {"mean": mean, "std": std, "penalty": torch.tensor(0.25)})
+
+    normal = torch.distributions.Normal(mean[:, [0, 2]], std[:, [0, 2]])
+    expected = 0.25 - normal.log_prob(targets[:, [0, 2]]).mean()
+    torch.testing.assert_close(glucose._loss(model, (mean, mean, mean, targets)), expected)
+
+
+def test_a_batch_without_targets_has_no_loss_and_no_nan_in_the_gradient():
+    mean = torch.zeros(2, 3, requires_grad=True)
+    loss = glucose._likelihood(mean, torch.ones(2, 3), torch.full((2, 3), torch.nan))
+    loss.backward()
+    assert loss.item() == 0
+    assert mean.grad.abs().max() == 0
+
+
+def test_early_stopping_watches_the_validation_part(run):
+    settings = {"patients": "4", "days": "5", "epochs": "30", "patience": "1"}
+    row, _ = run(settings=settings | {"learning_rate": "0.5"})
+    losses = [epoch["validation_loss"] for epoch in row["history"]]
+    assert 1 < len(losses) < 30
+    assert losses[-1] >= min(losses[:-1])
+    assert "test_score" not in row["history"][0]
+
+
+def test_training_takes_windows_from_all_over(drift):
+    parts = split(cohort(4, 5).series)
+    used = glucose._spread(parts.train, 100)
+    assert len(used.origin) == 100
+    assert set(used.subject) == {0, 1, 2, 3}
+    assert len(glucose._spread(parts.train, 10**6).origin) == len(parts.train.origin)
+    row = execute(config(settings={"patients": "4", "days": "5", "train_windows": "100"}), Silent())
+    assert row["train_windows"] == 100
+    assert row["test_windows"] == len(parts.test.origin)
+
+
+def test_a_file_of_readings_and_what_was_done_to_it(drift):
+    lines = ["subject,time,glucose_mg_dl"]
+    person = cohort(1, 5).series[0]
+    lines += [f"x,{t},{g:.0f}" for t, g in zip(person.times, person.glucose, strict=True)]
+    path = drift / "mine.csv"
+    path.write_text("\n".join([*lines, lines[-1]]))
+    row = execute(config(data=path, settings={}), Silent())
+    assert row["people"] == 1
+    assert list(row["per_person"]) == ["x"]
+    assert row["data_notes"] == ["1 repeated readings were merged"]
+
+
+def test_bad_settings_and_data_are_refused_before_any_training(drift):
+    with pytest.raises(ArgumentError, match="train_windows is 0"):
+        execute(config(settings={"train_windows": "0"}), Silent())
+    with pytest.raises(DataError, match="no file and no folder"):
+        execute(config(data=drift / "missing.csv"), Silent())
+    with pytest.raises(DataError, match="no forecast to choose"):
+        execute(config(settings={"days": "1", "patients": "2"}), Silent())
+    with pytest.raises(ArgumentError, match="solves no differential equation"):
+        execute(config(solver="rk4"), Silent())
+    assert importlib.import_module("drift_model").SEEN == []
+
+
+@pytest.mark.parametrize(
+    ("model", "solver", "gradient"),
+    [("gru", "", ""), ("latent_ode", "dopri5", "direct"), ("latent_ode", "rk4", "adjoint")],
+)
+def test_both_models_learn_something(model, solver, gradient):
+    row = execute(config(model=model, solver=solver, gradient=gradient, settings={}), Silent())
+    assert np.isfinite([row["loss"], row["score"], row["train_loss"]]).all()
+    assert row["score"] < 60  # the spread of the readings, which is what no forecast has
+    assert (row["solver_error"] is None) == (model == "gru")
+    assert (row["f_forward"] is None) == (model == "gru")
+    assert row["memory_bytes"] > 0
+
+
+def test_the_real_people(shared_data):
+    path = shared_data / "cgm/hall2018_subset19.csv"
+    row = execute(config(model="gru", data=path, settings={"train_windows": "512"}), Silent())
+    assert row["test_windows"] == 4_863
+    assert row["people"] == 19
+    assert row["score"] < 25
