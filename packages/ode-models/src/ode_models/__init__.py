@@ -1,0 +1,52 @@
+"""ODE blocks and the models of the study.
+
+Names are imported when they are first used, so that listing plugins never waits for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ode_models.block import ODEBlock
+    from ode_models.forecast import Forecast
+    from ode_models.gru import GRU
+    from ode_models.latent_ode import LatentODE
+    from ode_models.neural_ode import NeuralODE
+    from ode_models.odenet import ODENet
+    from ode_models.resnet import NoBlock, ResNet
+
+_EXPORTS = {
+    "ODEBlock": "block",
+    "Forecast": "forecast",
+    "GRU": "gru",
+    "LatentODE": "latent_ode",
+    "NeuralODE": "neural_ode",
+    "ODENet": "odenet",
+    "NoBlock": "resnet",
+    "ResNet": "resnet",
+}
+
+__all__ = [
+    "GRU",
+    "Forecast",
+    "LatentODE",
+    "NeuralODE",
+    "NoBlock",
+    "ODEBlock",
+    "ODENet",
+    "ResNet",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *globals()]

@@ -1,0 +1,75 @@
+"""Vector fields: a multilayer perceptron, and two convolutions that know the time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ode_models.block import append_time
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class MLPField(nn.Module):
+    """dy/dt by a perceptron with two hidden layers of `width`, on `[..., dim]`.
+
+    It does not see the time: the systems that it is fitted to are autonomous.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(dim, width),
+            nn.Tanh(),
+            nn.Linear(width, width),
+            nn.Tanh(),
+            nn.Linear(width, dim),
+        )
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt, `[..., dim]`, at any time."""
+        del t
+        slope: Tensor = self.layers(y)
+        return slope
+
+
+def groups(width: int) -> int:
+    """Return the number of groups of a GroupNorm over `width` channels, at most 32."""
+    return next(count for count in (32, 16, 8, 4, 2, 1) if width % count == 0)
+
+
+class ConvField(nn.Module):
+    """dy/dt by two 3x3 convolutions with group norms between them, on `[B, width, H, W]`.
+
+    With `timed` each convolution has the time as one more channel. Norms are over groups, not the
+    batch: a batch's statistics would change with every evaluation within one solve. The activation
+    is smooth: across the kinks of ReLU the adjoint's solve backwards and an adaptive solver's error
+    estimate are both wrong.
+    """
+
+    def __init__(self, width: int, *, timed: bool = True) -> None:
+        super().__init__()
+        self.timed = timed
+        extra = 1 if timed else 0
+        self.norm1 = nn.GroupNorm(groups(width), width)
+        self.conv1 = nn.Conv2d(width + extra, width, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups(width), width)
+        self.conv2 = nn.Conv2d(width + extra, width, 3, padding=1)
+        self.norm3 = nn.GroupNorm(groups(width), width)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt, `[B, width, H, W]`."""
+        inner = self.conv1(self._with_time(t, nn.functional.softplus(self.norm1(y))))
+        inner = self.conv2(self._with_time(t, nn.functional.softplus(self.norm2(inner))))
+        slope: Tensor = self.norm3(inner)
+        return slope
+
+    def _with_time(self, t: Tensor, y: Tensor) -> Tensor:
+        return append_time(t, y) if self.timed else y
+
+
+NO_TIME = torch.zeros(())
+"""The time of a field that does not see it."""

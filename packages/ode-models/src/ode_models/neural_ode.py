@@ -1,0 +1,61 @@
+"""A neural ODE for trajectories: learns the vector field that made them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ode_core import solve
+from ode_models.fields import MLPField
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ode_core import GradientMethod, Solver, Stats
+
+
+class NeuralODE(nn.Module):
+    """The flow of a perceptron's vector field from `[B, dim]` through given times.
+
+    `field(t, y)` is the field; `stats` says what the last call cost, None before it, and `t` are
+    its times.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        *,
+        solver: str | Solver = "dopri5",
+        gradient: str | GradientMethod = "direct",
+        rtol: float | None = None,
+        atol: float | None = None,
+        dt: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.field = MLPField(dim, width)
+        self.solver = solver
+        self.gradient = gradient
+        self.rtol = rtol
+        self.atol = atol
+        self.dt = dt
+        self.t: tuple[float, ...] = ()
+        self.stats: Stats | None = None
+
+    def forward(self, y0: Tensor, t: Tensor) -> Tensor:
+        """Return states `[T, B, dim]` at the times `[T]`, the first of which is that of `y0`."""
+        solution = solve(
+            self.field,
+            y0,
+            t,
+            solver=self.solver,
+            gradient=self.gradient,
+            rtol=self.rtol,
+            atol=self.atol,
+            dt=self.dt,
+        )
+        self.stats = solution.stats
+        self.t = tuple(t.tolist())
+        states: Tensor = solution.ys
+        return states

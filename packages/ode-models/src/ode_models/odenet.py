@@ -1,0 +1,50 @@
+"""ODENet: a residual network whose blocks are one ODE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ode_models.block import ODEBlock
+from ode_models.fields import ConvField
+from ode_models.resnet import head, stem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ode_core import GradientMethod, Solver
+
+
+class ODENet(nn.Module):
+    """Stem, ODE block over [0, 1] and head: images `[B, channels, H, W]` to logits `[B, classes]`.
+
+    Stem, head and width are those of `ResNet`; one Euler step of size 1 with a field that does not
+    see the time is exactly one of its residual blocks.
+
+    Source: Chen et al., Neural ordinary differential equations, NeurIPS 2018, section 3.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        width: int,
+        *,
+        solver: str | Solver = "dopri5",
+        gradient: str | GradientMethod = "direct",
+        rtol: float | None = None,
+        atol: float | None = None,
+        dt: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.stem = stem(channels, width)
+        self.block = ODEBlock(
+            ConvField(width), solver=solver, gradient=gradient, rtol=rtol, atol=atol, dt=dt
+        )
+        self.head = head(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits `[B, classes]`."""
+        logits: Tensor = self.head(self.block(self.stem(images)))
+        return logits

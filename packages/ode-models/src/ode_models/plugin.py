@@ -1,0 +1,58 @@
+"""What ode-models registers: records only, torch is imported when a model is first made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ode_core.hooks import hookimpl
+from ode_core.records import ModelRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@hookimpl
+def ode_models() -> Iterator[ModelRecord]:
+    """Yield the models of the study and their controls."""
+    yield ModelRecord(
+        "odenet",
+        "ode_models.odenet:ODENet",
+        "convolutional stem, one ODE block, linear head",
+        fits="classification",
+        solves=True,
+    )
+    yield ModelRecord(
+        "resnet",
+        "ode_models.resnet:ResNet",
+        "the same stem and head around residual blocks",
+        fits="classification",
+        solves=False,
+    )
+    yield ModelRecord(
+        "no_block",
+        "ode_models.resnet:NoBlock",
+        "the same stem and head with nothing between them, a control",
+        fits="classification",
+        solves=False,
+    )
+    yield ModelRecord(
+        "gru",
+        "ode_models.gru:GRU",
+        "gated recurrent unit over readings and the gaps between them",
+        fits="forecasting",
+        solves=False,
+    )
+    yield ModelRecord(
+        "latent_ode",
+        "ode_models.latent_ode:LatentODE",
+        "recognition network run backwards in time, latent ODE, decoder",
+        fits="forecasting",
+        solves=True,
+    )
+    yield ModelRecord(
+        "neural_ode",
+        "ode_models.neural_ode:NeuralODE",
+        "a multilayer perceptron as a vector field",
+        fits="dynamics",
+        solves=True,
+    )
