@@ -113,6 +113,7 @@ def test_nothing_succeeded_is_status_1(fakes, tmp_path):
         (["--solvers", "fake_aa"], "did you mean"),
         (["--data", "fake_data"], "TASK=PATH"),
         (["--data", "fake_data=/no/such/place"], "nothing at /no/such/place"),
+        (["--data", "fake_data=/tmp", "--tasks", "fake_task"], "has no effect"),
         (["--executor", "loca"], "local"),
         (["--seconds", "0"], "0"),
         (["--preset", "huge"], "smoke"),

@@ -77,8 +77,8 @@ def test_the_table_stands_beside_the_studys_figures(results):
     ]
     ours = [(r["forward here"], r["backward here"]) for r in table.rows]
     assert ours == [("26.5", "24.25"), ("14", "14.5"), ("4", "4"), ("2", "2"), ("1", "1"), ("", "")]
-    assert rows["rk4"]["memory here"] == "5.0 MiB"
-    assert rows["rk4"]["memory by direct"] == "9.0 MiB"
+    assert rows["rk4"]["memory here"] == "5 MiB"
+    assert rows["rk4"]["memory by direct"] == "9 MiB"
     assert (rows["rk4"]["loss"], rows["rk4"]["accuracy"]) == ("1.250", "43.2%")
     assert rows["ResNet"]["accuracy"] == "50.0%"
 
@@ -138,7 +138,7 @@ def test_the_command_prints_the_table_and_leaves_it_as_markdown(results, tmp_pat
     assert captured.out.index("dopri5 (1e-3)") < captured.out.index("euler")
     assert "5,000 images" in captured.err
     markdown = (tmp_path / "study.md").read_text()
-    row = "| rk4 | 5.0 MiB | 9.0 MiB | 1701 MB | 4 | 4 | 4 | 5 | 1.250 | 43.2% |  |"
+    row = "| rk4 | 5 MiB | 9 MiB | 1701 MB | 4 | 4 | 4 | 5 | 1.250 | 43.2% |  |"
     assert row in markdown.splitlines()
     page = (tmp_path / "index.html").read_text()
     assert page.index("1701 MB") < page.index("All results")

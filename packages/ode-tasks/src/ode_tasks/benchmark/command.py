@@ -78,7 +78,7 @@ def benchmark(
         preset=preset.value,
         seeds=seeds,
         device=device,
-        data=_located(data or []),
+        data=_located(data or [], _listed(tasks)),
     )
     limit = SECONDS[preset] if seconds is None else seconds
     try:
@@ -139,19 +139,34 @@ def _show_plan(planned: Sequence[Planned], store: Store, output: Output) -> None
 
 
 def _show(rows: Sequence[Row], output: Output) -> None:
+    """Write the table of all cells and, for people, each reason once with the cells it is of."""
     shown = [{k: v for k, v in row.items() if not isinstance(v, list | dict)} for row in rows]
     for row in shown:
         row["evaluations"] = row.get("f_forward")
-    measured = ("status", "score", "solver_error", "evaluations", "seconds", "reason")
+    measured = ("status", "score_name", "score", "solver_error", "evaluations", "seconds")
+    if not output.json:
+        shown = [row for row in shown if row["task"]]  # a lost plugin is among the reasons
     output.rows(shown, (*_varying(shown), *measured))
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if row["reason"]:
+            kind = (row["task"], row["status"], row["reason"])
+            reasons.setdefault(kind, []).append(row["solver"] or row["model"])
+    if reasons and not output.json:
+        console = output.console()
+        console.print()
+        for (task, status, reason), names in reasons.items():
+            where = f"{task} × {', '.join(names)}: " if task else ""
+            console.print(f"{where}{status.replace('_', ' ')}, {reason}", soft_wrap=True)
 
 
 def _varying(rows: Sequence[Row]) -> list[str]:
-    """Return task, solver and those other parts of a cell's name that differ between rows."""
+    """Return task, solver and those other parts of a cell's name that differ within a task."""
     return [
         field
         for field in IDENTITY
-        if field in ("task", "solver") or len({row.get(field) for row in rows}) > 1
+        if field in ("task", "solver")
+        or len({(row["task"], row.get(field)) for row in rows}) > len({row["task"] for row in rows})
     ]
 
 
@@ -166,8 +181,8 @@ def _listed(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def _located(pairs: Sequence[str]) -> dict[str, Path]:
-    located = {}
+def _located(pairs: Sequence[str], tasks: Sequence[str]) -> dict[str, Path]:
+    located: dict[str, Path] = {}
     for pair in pairs:
         task, equals, path = pair.partition("=")
         if not equals or task not in registry.tasks:
@@ -175,6 +190,8 @@ def _located(pairs: Sequence[str]) -> dict[str, Path]:
                 f"--data takes TASK=PATH with a task of {', '.join(registry.tasks)}; "
                 f"{pair!r} is not that"
             )
+        if tasks and task not in tasks:
+            raise typer.BadParameter(f"--data {pair} has no effect: {task} is not among --tasks")
         if not Path(path).expanduser().exists():
             raise typer.BadParameter(f"--data {pair}: there is nothing at {path}")
         located[task] = Path(path).expanduser().resolve()

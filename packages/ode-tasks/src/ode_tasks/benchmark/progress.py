@@ -33,7 +33,7 @@ def showing(output: Output, total: int) -> Iterator[Callable[[Row], None]]:
         Remaining(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("benchmark", total=total)
+        bar = progress.add_task("starting workers", total=total)
 
         def advance(row: Row) -> None:
             progress.update(bar, advance=1, description=label(row))

@@ -74,7 +74,7 @@ def _compared(task: str, preset: str, data: str, best: Mapping[str, Result]) -> 
     suffix = re.sub(r"\W+", "-", data).strip("-")
     name = "-".join(part for part in (task, preset, suffix, "forecasts.png") if part)
     return Forecasts(
-        task, title, columns, rows, Plot(name, task, caption, image), compared.problems
+        task, title, columns, rows, Plot(name, task, caption, image, broad=True), compared.problems
     )
 
 

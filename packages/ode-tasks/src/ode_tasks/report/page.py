@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ode_tasks.report.rows import Found
     from ode_tasks.report.study import Study
 
-_PICTURES_A_TASK = 6
+_PICTURES_A_TASK = 4
 _STATUS_ORDER = (OK, "failed", "timeout", "crashed", "plugin_failed", "skipped")
 
 
@@ -81,14 +81,14 @@ def page(
     results = found.results
     columns = _columns(results)
     return environment.get_template("page.html.jinja").render(
-        title=f"ODE benchmark: {directory.resolve().name}",
+        title=f"ODE results: {directory.resolve().name}",
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         counts=_counts(results),
         facts=_facts(results),
         tasks=[_best(task, results) for task in _tasks(results)],
         study=study,
         forecasts=forecasts,
-        figures={task: _figures(task, results, plots) for task in _tasks(results)},
+        figures=[_figures(task, results, plots) for task in _tasks(results)],
         problems=found.problems,
         columns=columns,
         rows=[_row(result, columns) for result in results],
@@ -124,7 +124,7 @@ def _best(task: str, results: Sequence[Result]) -> dict[str, Any]:
         "task": task,
         "ok": len(finished),
         "cells": len(of_task),
-        "score_name": names[0].replace("_", " ") if names else "score",
+        "score_name": names[0].replace("_", " ") if names else "",
         "score": _extreme(finished, "score", ".4g", max if higher else min),
         "error": _extreme(finished, "solver_error", ".2g", min),
         "seconds": _extreme(finished, "seconds", ".3g", min),
@@ -132,22 +132,30 @@ def _best(task: str, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _extreme(
-    results: Sequence[Result], name: str, form: str, choose: Callable[..., Result]
+    results: Sequence[Result], name: str, form: str, choose: Callable[..., float]
 ) -> tuple[str, str]:
     present = [r for r in results if r.number(name) is not None]
     if not present:
         return "", ""
-    best = choose(present, key=lambda result: result.number(name) or 0.0)
-    return format(best.number(name), form), str(best.get("solver") or best.get("model"))
+    best = choose(result.number(name) or 0.0 for result in present)
+    by = [str(r.get("solver") or r.get("model")) for r in present if r.number(name) == best]
+    return format(best, form), by[0] if len(by) == 1 else f"{len(by)} alike"
 
 
-def _figures(task: str, results: Sequence[Result], plots: Sequence[Plot]) -> list[tuple[str, str]]:
-    """Return caption and image of a task's plots and of the pictures that its runs left."""
-    drawn = [(plot.caption, _data_uri(plot.png)) for plot in plots if plot.task == task]
-    return drawn + _pictures(task, results)
+def _figures(
+    task: str, results: Sequence[Result], plots: Sequence[Plot]
+) -> tuple[str, list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the task, and caption and image of its plots and of its broad pictures."""
+    of_task = [plot for plot in plots if plot.task == task]
+    narrow, broad = (
+        [(plot.caption, _data_uri(plot.png)) for plot in of_task if plot.broad is wanted]
+        for wanted in (False, True)
+    )
+    return task, narrow, broad + _pictures(task, results)
 
 
 def _pictures(task: str, results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Return caption and image of what the best runs of a task drew themselves."""
     finished = [r for r in results if r.ok and r.get("task") == task]
     higher = any(r.get("higher_is_better") for r in finished)
     finished.sort(key=lambda r: _sortable(r.number("score"), higher=higher))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SIZE, _DOTS_PER_INCH = (6.0, 4.0), 140
 _MARKED_EPOCHS = 15
+_LEGEND_LINES = 16
 
 # Told apart by people who see colours differently (Okabe and Ito 2008), then some more.
 _COLOURS = (
@@ -34,7 +35,7 @@ _COLOURS = (
     "#66a61e",
     "#b2182b",
 )
-_MARKERS = "osD^v<>P*Xph"
+_MARKERS = "osD^v<>PhXpd"
 
 Styles = dict[str, dict[str, Any]]
 
@@ -46,6 +47,7 @@ class Plot(NamedTuple):
     task: str
     caption: str
     png: bytes
+    broad: bool = False
 
 
 def plots(results: Sequence[Result]) -> list[Plot]:
@@ -54,12 +56,13 @@ def plots(results: Sequence[Result]) -> list[Plot]:
     for result in results:
         if result.ok:
             sets.setdefault((str(result.get("task")), str(result.get("preset"))), []).append(result)
+    lines = {key: list(zip(labels(runs), runs, strict=True)) for key, runs in sets.items()}
+    styles = _styles([line for of_set in lines.values() for line in of_set])
     drawn = []
-    for (task, preset), members in sets.items():
-        lines = list(zip(labels(members), members, strict=True))
+    for (task, preset), of_set in lines.items():
         for name, draw in _KINDS.items():
             figure = Figure(figsize=_SIZE, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-            caption = draw(figure.subplots(), lines, _styles(lines))
+            caption = draw(figure.subplots(), of_set, styles)
             if caption:
                 drawn.append(Plot(f"{task}-{preset}-{name}.png", task, caption, png(figure)))
     return drawn
@@ -106,10 +109,14 @@ _Lines = Sequence[tuple[str, Result]]
 
 
 def _styles(lines: _Lines) -> Styles:
-    """Return a colour and a marker for each label, the same in every plot of a task."""
-    texts = list(dict.fromkeys(text for text, _ in lines))
+    """Return a colour and a marker for each label, the same in every plot."""
+    texts = sorted({text for text, _ in lines})
     return {
-        text: {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
+        # Once around the colours, markers go on by one, so that no pair comes twice too soon.
+        text: {
+            "color": _COLOURS[i % len(_COLOURS)],
+            "marker": _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)],
+        }
         for i, text in enumerate(texts)
     }
 
@@ -119,7 +126,7 @@ def _error_against_evaluations(axes: Axes, lines: _Lines, styles: Styles) -> str
     for text, result in lines:
         cost, error = result.number("f_forward"), result.number("solver_error")
         if cost and error and cost > 0 and error > 0:
-            axes.plot(cost, error, ls="", ms=9, mec="white", label=text, **styles[text])
+            axes.plot(cost, error, ls="", ms=9, mec="white", mew=0.5, label=text, **styles[text])
             drawn = True
     axes.set(
         xscale="log",
@@ -128,7 +135,7 @@ def _error_against_evaluations(axes: Axes, lines: _Lines, styles: Styles) -> str
         ylabel="relative error of the solve",
         title=f"{_of(lines)}: error against cost",
     )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 4.0, 6.0)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     _widen(axes)
@@ -205,7 +212,8 @@ def _finish(axes: Axes) -> None:
             loc="upper left",
             bbox_to_anchor=(1.01, 1.0),
             frameon=False,
-            fontsize=8,
+            fontsize=8 if len(unique) <= _LEGEND_LINES else 6,
+            ncols=1 + (len(unique) - 1) // (2 * _LEGEND_LINES),
         )
     axes.title.set_fontsize(11)
     axes.grid(alpha=0.25)

@@ -160,7 +160,10 @@ def _number(result: Result | None, name: str, form: str) -> str:
 
 def _mebibytes(result: Result | None, name: str) -> str:
     value = result.number(name) if result is not None else None
-    return "" if value is None else f"{value / 2**20:.1f} MiB"
+    if value is None:
+        return ""
+    value /= 2**20
+    return f"{value:,.0f} MiB" if value >= 100 else f"{value:.3g} MiB"
 
 
 def _notes(runs: Sequence[Result]) -> tuple[str, ...]:
