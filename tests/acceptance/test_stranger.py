@@ -99,7 +99,7 @@ def test_it_solves_and_trains_with_every_gradient(environment, gradient):
 
 def test_it_is_in_the_benchmark_with_an_error_below_eulers(environment, tmp_path):
     ode(
-        environment, "benchmark", "--tasks", "linear,spiral", "--solvers", "kutta3,euler", "--out",
+        environment, "benchmark", "--tasks", "linear,spiral", "--solvers", "kutta3,euler", "--seconds", "300", "--out",
         "result", "--quiet", cwd=tmp_path,
     )  # fmt: skip
     cells = [json.loads(p.read_text()) for p in (tmp_path / "result" / "cells").rglob("*.json")]

@@ -37,8 +37,13 @@ class MLPField(nn.Module):
 
 
 def groups(width: int) -> int:
-    """Return the number of groups of a GroupNorm over `width` channels, at most 32."""
-    return next(count for count in (32, 16, 8, 4, 2, 1) if width % count == 0)
+    """Return the number of groups of a GroupNorm over `width` channels: eight channels or more each.
+
+    A group of one or two channels would normalise away what they say about the image as a whole,
+    which is all that the head's average pooling sees.
+    """
+    fitting = (count for count in (8, 4, 2) if width % count == 0 and width >= 8 * count)
+    return next(fitting, 1)
 
 
 class ConvField(nn.Module):
@@ -46,7 +51,7 @@ class ConvField(nn.Module):
 
     With `timed` each convolution has the time as one more channel. Norms are over groups, not the
     batch: a batch's statistics would change with every evaluation within one solve. The activation
-    is smooth: across the kinks of ReLU the adjoint's solve backwards and an adaptive solver's error
+    is smooth (GELU): across the kinks of ReLU the adjoint's solve backwards and an adaptive solver's error
     estimate are both wrong.
     """
 
@@ -62,8 +67,8 @@ class ConvField(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt, `[B, width, H, W]`."""
-        inner = self.conv1(self._with_time(t, nn.functional.softplus(self.norm1(y))))
-        inner = self.conv2(self._with_time(t, nn.functional.softplus(self.norm2(inner))))
+        inner = self.conv1(self._with_time(t, nn.functional.gelu(self.norm1(y))))
+        inner = self.conv2(self._with_time(t, nn.functional.gelu(self.norm2(inner))))
         slope: Tensor = self.norm3(inner)
         return slope
 

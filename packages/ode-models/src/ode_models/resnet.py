@@ -17,10 +17,10 @@ def stem(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1),
         nn.GroupNorm(groups(width), width),
-        nn.Softplus(),
+        nn.GELU(),
         nn.Conv2d(width, width, 4, stride=2, padding=1),
         nn.GroupNorm(groups(width), width),
-        nn.Softplus(),
+        nn.GELU(),
         nn.Conv2d(width, width, 4, stride=2, padding=1),
     )
 
@@ -29,7 +29,7 @@ def head(width: int, classes: int) -> nn.Sequential:
     """Return the layers behind all three networks: `[B, width, H, W]` to logits `[B, classes]`."""
     return nn.Sequential(
         nn.GroupNorm(groups(width), width),
-        nn.Softplus(),
+        nn.GELU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(width, classes),

@@ -1,0 +1,156 @@
+"""The latent ODE: a recognition network run backwards in time, a latent ODE, a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ode_models.block import ODEBlock
+from ode_models.fields import MLPField
+from ode_models.forecast import (
+    LEAST_STD,
+    WINDOW,
+    Forecast,
+    LinearPath,
+    Readings,
+    check_horizons,
+    differences,
+    ordered,
+    silent,
+)
+
+if TYPE_CHECKING:
+    from ode_core import GradientMethod, Solver
+
+_GRID = 0.25
+"""Hours between the times at which the latent path is stored."""
+
+
+class Posterior(NamedTuple):
+    """The recognition network's Gaussian over the latent start, each `[B, latent]`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def divergence(self) -> Tensor:
+        """Return the Kullback-Leibler divergence from the standard normal, `[B]`."""
+        terms = 0.5 * (self.mean.square() + self.std.square() - 1.0) - self.std.log()
+        return terms.sum(1)
+
+
+class LatentODE(nn.Module):
+    """One latent trajectory a row, from the window's start through its readings to the horizons.
+
+    A GRU reads the readings from the newest to the oldest and gives q(z0); the latent ODE is solved
+    once, from the window's start to the last horizon, on one time grid for the whole batch. The
+    decoder gives mean and spread: at the horizons the forecast, at each reading's own time the
+    reconstruction, the latent path being interpolated linearly between times 15 minutes apart.
+    `penalty` is the rest of the evidence lower bound: `reconstruction` times the readings' mean
+    negative log likelihood plus `divergence` times KL(q(z0) | N(0, 1)). In training z0 is drawn,
+    else it is q's mean.
+
+    The decoded path is relative to the last reading, and with `linear` (the default) the forecast
+    corrects a linear predictor. `horizons` are hours above 0, rising.
+
+    Source: Chen et al. 2018, section 5; Rubanova, Chen, Duvenaud, NeurIPS 2019, section 3.
+    """
+
+    grid: Tensor
+
+    def __init__(
+        self,
+        horizons: Sequence[float],
+        width: int,
+        *,
+        latent: int = 16,
+        linear: bool = True,
+        solver: str | Solver = "dopri5",
+        gradient: str | GradientMethod = "direct",
+        rtol: float | None = None,
+        atol: float | None = None,
+        dt: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.horizons = check_horizons(horizons)
+        self.linear = LinearPath(len(self.horizons)) if linear else None
+        self.recognition = nn.GRU(4, width, batch_first=True)
+        self.posterior = nn.Sequential(
+            nn.Linear(width + 1, width), nn.SiLU(), nn.Linear(width, 2 * latent)
+        )
+        times = _grid(self.horizons)
+        self.register_buffer("grid", torch.tensor(times))
+        self.at_horizons = [times.index(horizon) for horizon in self.horizons]
+        self.block = ODEBlock(
+            MLPField(latent, width),
+            times,
+            solver=solver,
+            gradient=gradient,
+            rtol=rtol,
+            atol=atol,
+            dt=dt,
+        )
+        self.decoder = nn.Sequential(nn.Linear(latent, width), nn.Tanh(), silent(width, 4))
+        self.reconstruction = 0.1
+        self.divergence = 0.01
+
+    def forward(self, times: Tensor, values: Tensor, mask: Tensor) -> Forecast:
+        """Return the forecast for readings `[B, L]`: hours up to the origin at 0, values, mask."""
+        readings = ordered(times, values, mask, newest_first=True)
+        last = readings.values[:, :1]
+        base = last.expand(-1, len(self.horizons)) if self.linear is None else self.linear(readings)
+        posterior = self.recognise(readings)
+        start = posterior.mean
+        if self.training:
+            start = start + posterior.std * torch.randn_like(start)
+        path = self.block(start)
+        ahead = self.decoder(path[self.at_horizons]).transpose(0, 1)
+        penalty = self.reconstruction * self._reconstruct(path, readings).mean()
+        penalty = penalty + self.divergence * posterior.divergence().mean()
+        std = F.softplus(ahead[..., 1]) + LEAST_STD
+        return Forecast(base + ahead[..., 0], std, penalty)
+
+    def recognise(self, readings: Readings) -> Posterior:
+        """Return q(z0) for readings, newest first."""
+        last = readings.values[:, :1]
+        features = torch.stack(
+            (
+                torch.where(readings.mask, readings.values - last, 0.0),
+                differences(readings.values, readings.mask),
+                differences(readings.times, readings.mask),
+                readings.times,
+            ),
+            -1,
+        )
+        hidden, _ = self.recognition(features)
+        end = hidden[torch.arange(len(hidden)), readings.count - 1]
+        mean, spread = self.posterior(torch.cat((end, last), 1)).chunk(2, 1)
+        return Posterior(mean, F.softplus(spread - 1.0) + LEAST_STD)
+
+    def _reconstruct(self, path: Tensor, readings: Readings) -> Tensor:
+        """Return each row's mean negative log likelihood of its readings, `[B]`, sans constants."""
+        states = self._at(path, readings.times)
+        decoded = self.decoder(states)
+        std = F.softplus(decoded[..., 3]) + LEAST_STD
+        off = (readings.values - readings.values[:, :1] - decoded[..., 2]) / std
+        terms = torch.where(readings.mask, 0.5 * off.square() + std.log(), 0.0)
+        return terms.sum(1) / readings.count
+
+    def _at(self, path: Tensor, times: Tensor) -> Tensor:
+        """Return states `[B, L, latent]` at times `[B, L]` from the path `[T, B, latent]`."""
+        grid = self.grid
+        inside = times.clamp(float(grid[0]), float(grid[-1])).contiguous()
+        right = torch.searchsorted(grid, inside, right=True).clamp(1, len(grid) - 1)
+        share = ((inside - grid[right - 1]) / (grid[right] - grid[right - 1])).unsqueeze(-1)
+        rows = torch.arange(path.shape[1], device=path.device).unsqueeze(1)
+        return torch.lerp(path[right - 1, rows], path[right, rows], share)
+
+
+def _grid(horizons: Sequence[float]) -> list[float]:
+    """Return the stored times: the window's start, every quarter of an hour, and the horizons."""
+    steps = round((WINDOW + horizons[-1]) / _GRID)
+    regular = {-WINDOW + _GRID * step for step in range(steps + 1)}
+    return sorted(regular | {0.0} | set(horizons))

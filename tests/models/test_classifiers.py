@@ -1,0 +1,76 @@
+"""ODENet and ResNet: the same stem, head and width, and one Euler step is one residual block."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ode_core
+from ode_models import ODEBlock, ODENet, ResNet
+from ode_models.fields import ConvField
+from ode_models.resnet import ResidualBlock
+
+CLASSIFIERS = [n for n, r in ode_core.models.items() if r.fits == "classification"]
+
+
+def made(name, **options):
+    solves = ode_core.models[name].solves
+    return ode_core.models.create(name, **({} if not solves else options), channels=3, classes=5,
+                                  width=8)  # fmt: skip
+
+
+def test_the_registry_yields_the_studys_models_and_the_control():
+    assert {"odenet", "resnet", "no_block"} <= set(CLASSIFIERS)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("size", [8, 32])
+def test_images_become_logits_and_gradients_reach_every_parameter(name, size):
+    model = made(name, solver="midpoint", dt=1.0)
+    logits = model(torch.randn(2, 3, size, size))
+    assert logits.shape == (2, 5)
+    logits.square().sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert torch.isfinite(parameter.grad).all()
+
+
+@pytest.mark.parametrize("gradient", ode_core.gradients)
+def test_the_odenet_trains_with_every_gradient_method(gradient):
+    torch.manual_seed(0)
+    model = made("odenet", solver="rk4", dt=0.5, gradient=gradient)
+    images, labels = torch.randn(16, 3, 8, 8), torch.arange(16) % 5
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(25):
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_one_euler_step_is_one_residual_block():
+    residual = ResidualBlock(8)
+    field = ConvField(8, timed=False)
+    field.load_state_dict(residual.field.state_dict())
+    y = torch.randn(2, 8, 6, 6)
+    step = ODEBlock(field, solver="euler", dt=1.0)(y)
+    assert torch.allclose(step, residual(y), atol=1e-6)
+
+
+def test_stem_and_head_are_the_same_in_all_three():
+    shapes = []
+    for name in CLASSIFIERS:
+        if ode_core.models[name].package == "ode-models":
+            model = made(name)
+            shapes.append([p.shape for part in (model.stem, model.head) for p in part.parameters()])
+    assert len(shapes) == 3
+    assert all(shape == shapes[0] for shape in shapes)
+
+
+def test_width_and_blocks_set_the_size():
+    count = lambda model: sum(p.numel() for p in model.parameters())
+    assert count(ResNet(3, 10, 8, blocks=2)) < count(ResNet(3, 10, 8)) < count(ResNet(3, 10, 16))
+    assert count(ODENet(3, 10, 16)) > 3 * count(ODENet(3, 10, 8))
