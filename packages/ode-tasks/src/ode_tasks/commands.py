@@ -20,31 +20,9 @@ from ode_tasks.study import cells, run_cell
 _INTERRUPTED = 130
 _DEFAULT_SOLVER, _DEFAULT_GRADIENT = "dopri5", "direct"
 
-_COLUMNS = (
-    "task",
-    "model",
-    "solver",
-    "gradient",
-    "rtol",
-    "atol",
-    "dt",
-    "preset",
-    "seed",
-    "device",
-    "score_name",
-    "score",
-    "loss",
-    "train_loss",
-    "solver_error",
-    "f_forward",
-    "f_backward",
-    "memory_bytes",
-    "memory_kind",
-    "memory_bytes_direct",
-    "parameters",
-    "epoch_seconds",
-    "seconds",
-)
+# What a table need not say: it is short, says only what went well, and `--json` has the rest.
+_HIDDEN = ("status", "reason", "date", "machine", "threads", "higher_is_better", "out", "data")
+
 _STUDY_COLUMNS = (
     "cell",
     "score_name",
@@ -118,10 +96,16 @@ def run(
     if output.json:
         output.rows([plain(row)], ())
         return
-    shown_rows = [
-        {"": name, " ": row[name]} for name in _COLUMNS if row.get(name) not in (None, "")
-    ]
-    output.rows(shown_rows, ("", " "))
+    output.rows(
+        (
+            {"metric": name, "value": value}
+            for name, value in row.items()
+            if name not in _HIDDEN
+            and value not in (None, "")
+            and not isinstance(value, dict | list)
+        ),
+        ("metric", "value"),
+    )
     if out is not None:
         output.note(f"written to {out}")
 

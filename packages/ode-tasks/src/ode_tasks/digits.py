@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 PRESETS = {
     "smoke": ImageSettings(
-        epochs=2,
+        epochs=3,
         batch=32,
-        learning_rate=0.05,
-        width=8,
+        learning_rate=0.1,
+        width=16,
         dt=1.0,
-        train_images=512,
+        train_images=768,
         test_images=360,
     ),
     "quick": ImageSettings(
         epochs=10,
         batch=32,
-        learning_rate=0.05,
-        width=16,
+        learning_rate=0.1,
+        width=32,
         dt=1.0,
         train_images=1_437,
         test_images=360,
