@@ -37,7 +37,7 @@ class MLPField(nn.Module):
 
 
 def groups(width: int) -> int:
-    """Return the number of groups of a GroupNorm over `width` channels: eight channels or more each.
+    """Return the number of groups of a norm over `width` channels: eight channels or more each.
 
     A group of one or two channels would normalise away what they say about the image as a whole,
     which is all that the head's average pooling sees.
@@ -51,8 +51,8 @@ class ConvField(nn.Module):
 
     With `timed` each convolution has the time as one more channel. Norms are over groups, not the
     batch: a batch's statistics would change with every evaluation within one solve. The activation
-    is smooth (GELU): across the kinks of ReLU the adjoint's solve backwards and an adaptive solver's error
-    estimate are both wrong.
+    is smooth (GELU): across the kinks of ReLU the adjoint's solve backwards and an adaptive
+    solver's error estimate are both wrong.
     """
 
     def __init__(self, width: int, *, timed: bool = True) -> None:

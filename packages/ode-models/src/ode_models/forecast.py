@@ -33,7 +33,7 @@ class Readings(NamedTuple):
     mask: Tensor
 
     @property
-    def count(self) -> Tensor:
+    def length(self) -> Tensor:
         """The number of real readings, `[B]`."""
         return self.mask.sum(1)
 

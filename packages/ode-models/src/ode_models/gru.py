@@ -52,6 +52,6 @@ class GRU(nn.Module):
             -1,
         )
         hidden, _ = self.recurrent(features)
-        end = hidden[torch.arange(len(hidden)), readings.count - 1]
+        end = hidden[torch.arange(len(hidden)), readings.length - 1]
         mean, spread = self.head(torch.cat((end, last), 1)).chunk(2, 1)
         return Forecast(base + mean, F.softplus(spread) + LEAST_STD, values.new_zeros(()))

@@ -126,7 +126,7 @@ class LatentODE(nn.Module):
             -1,
         )
         hidden, _ = self.recognition(features)
-        end = hidden[torch.arange(len(hidden)), readings.count - 1]
+        end = hidden[torch.arange(len(hidden)), readings.length - 1]
         mean, spread = self.posterior(torch.cat((end, last), 1)).chunk(2, 1)
         return Posterior(mean, F.softplus(spread - 1.0) + LEAST_STD)
 
@@ -137,7 +137,7 @@ class LatentODE(nn.Module):
         std = F.softplus(decoded[..., 3]) + LEAST_STD
         off = (readings.values - readings.values[:, :1] - decoded[..., 2]) / std
         terms = torch.where(readings.mask, 0.5 * off.square() + std.log(), 0.0)
-        return terms.sum(1) / readings.count
+        return terms.sum(1) / readings.length
 
     def _at(self, path: Tensor, times: Tensor) -> Tensor:
         """Return states `[B, L, latent]` at times `[B, L]` from the path `[T, B, latent]`."""
