@@ -124,16 +124,13 @@ def _windows(person: Series, number: int, part: slice, horizons: Sequence[int]) 
     enough = seconds - seconds[begin] >= HISTORY - TOLERANCE
     enough &= seconds[end] - seconds >= 60 * max(horizons) - TOLERANCE
     origin = np.flatnonzero(enough)
+    # What lies beyond a gap is beyond the history and away from every horizon, too.
     first = np.searchsorted(seconds, seconds[origin] - HISTORY)
-    first = np.maximum(first, begin[origin])
     room = int((origin - first).max(initial=0)) + 1
     index = origin[:, None] + np.arange(1 - room, 1)
     mask = index >= first[:, None]
     index = np.where(mask, index, origin[:, None])
-    targets = [
-        _target(seconds, readings, origin, end=end[origin], ahead=60 * minutes)
-        for minutes in horizons
-    ]
+    targets = [_target(seconds, readings, origin, ahead=60 * minutes) for minutes in horizons]
     return Windows(
         subject=np.full(len(origin), number),
         origin=clock[origin],
@@ -157,7 +154,6 @@ def _target(
     readings: NDArray[np.float64],
     origin: NDArray[np.int64],
     *,
-    end: NDArray[np.int64],
     ahead: float,
 ) -> NDArray[np.float64]:
     """Return the reading nearest to `ahead` seconds after each origin, NaN if none is near."""
@@ -166,9 +162,9 @@ def _target(
     distance = np.full(len(origin), np.inf)
     target = np.full(len(origin), np.nan)
     for candidate in (after - 1, after):
-        place = np.clip(candidate, origin + 1, end)
+        place = np.clip(candidate, origin + 1, len(seconds) - 1)
         away = np.abs(seconds[place] - goal)
-        nearer = (away < distance) & (away <= TOLERANCE) & (place > origin)
+        nearer = (away < distance) & (away <= TOLERANCE)
         distance[nearer], target[nearer] = away[nearer], readings[place[nearer]]
     return target
 
