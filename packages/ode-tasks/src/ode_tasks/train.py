@@ -189,7 +189,7 @@ def _constant(step: int) -> float:
 def _require_finite(loss: Tensor, epoch: int, number: int) -> None:
     if not torch.isfinite(loss):
         raise TrainingError(
-            f"the loss is {float(loss)} in epoch {epoch}, batch {number}; lower the learning rate "
+            f"the loss is {loss.item()} in epoch {epoch}, batch {number}; lower the learning rate "
             "(--set learning_rate=...), or use a smaller step or an exact gradient such as direct"
         )
 
