@@ -99,9 +99,11 @@ def test_it_solves_and_trains_with_every_gradient(environment, gradient):
 
 def test_it_is_in_the_benchmark_with_an_error_below_eulers(environment, tmp_path):
     ode(
-        environment, "benchmark", "--tasks", "linear,spiral", "--solvers", "kutta3,euler", "--seconds", "300", "--out",
-        "result", "--quiet", cwd=tmp_path,
-    )  # fmt: skip
+        environment,
+        *("benchmark", "--tasks", "linear,spiral", "--solvers", "kutta3,euler"),
+        *("--seconds", "300", "--out", "result", "--quiet"),
+        cwd=tmp_path,
+    )
     cells = [json.loads(p.read_text()) for p in (tmp_path / "result" / "cells").rglob("*.json")]
     assert len(cells) == 4
     assert {cell["status"] for cell in cells} == {"ok"}
