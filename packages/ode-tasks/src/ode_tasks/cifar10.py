@@ -73,4 +73,4 @@ class Cifar10:
         if settings.download:
             cifar10.download(config.data)
         data = cifar10.load(config.data, settings.train_images, settings.test_images)
-        return classify(config, settings, data, progress)
+        return classify(config, settings, data, progress=progress)

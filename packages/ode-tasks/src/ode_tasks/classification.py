@@ -56,7 +56,7 @@ class ImageSettings(Settings):
 
 
 def classify(
-    config: RunConfig, settings: ImageSettings, data: Split, progress: Progress
+    config: RunConfig, settings: ImageSettings, data: Split, *, progress: Progress
 ) -> dict[str, Any]:
     """Train the config's model on the images and return the metrics of the run."""
     fabric = make_fabric(config.device, settings.precision)
@@ -100,7 +100,7 @@ def classify(
             model,
             direct_twin(config, settings, model, **size),
             lambda net: F.cross_entropy(net(images), labels),
-            (images, labels),
+            inputs=(images, labels),
         ),
         "train_images": len(data.train.labels),
         "test_images": len(data.test.labels),

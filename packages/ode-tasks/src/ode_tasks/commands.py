@@ -93,6 +93,12 @@ def run(
     except KeyboardInterrupt:
         output.note(f"ode: interrupted; the run of {task} is not finished and left no metrics")
         raise typer.Exit(_INTERRUPTED) from None
+    _print(row, output)
+    if out is not None:
+        output.note(f"written to {out}")
+
+
+def _print(row: dict[str, Any], output: Output) -> None:
     if output.json:
         output.rows([plain(row)], ())
         return
@@ -106,8 +112,6 @@ def run(
         ),
         ("metric", "value"),
     )
-    if out is not None:
-        output.note(f"written to {out}")
 
 
 def study(
@@ -130,7 +134,7 @@ def study(
     rows: list[dict[str, Any]] = []
     try:
         for cell in cells(task):
-            row = run_cell(cell, base, out, functools.partial(shown, output))
+            row = run_cell(cell, base, out, progress=functools.partial(shown, output))
             if row is None:
                 output.note(f"{cell.name}: kept, {out / cell.name} holds a finished run")
             else:

@@ -55,6 +55,5 @@ class Digits:
                 f"the task digits has its images built in and reads none from {config.data}; leave "
                 "out --data, or take the task cifar10"
             )
-        return classify(
-            config, settings, digits.load(settings.train_images, settings.test_images), progress
-        )
+        data = digits.load(settings.train_images, settings.test_images)
+        return classify(config, settings, data, progress=progress)

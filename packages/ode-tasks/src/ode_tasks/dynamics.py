@@ -61,7 +61,7 @@ class DynamicsSettings(Settings):
 
 
 def recover(
-    config: RunConfig, settings: DynamicsSettings, system: System, progress: Progress
+    config: RunConfig, settings: DynamicsSettings, system: System, *, progress: Progress
 ) -> dict[str, Any]:
     """Train the config's model on samples of the system and return the metrics of the run.
 
@@ -92,8 +92,8 @@ def recover(
     )
     batch = fabric.to_device(tuple(part[: settings.batch] for part in stretches))
     twin = direct_twin(config, settings, model, **size)
-    memory = measure.memory_columns(model, twin, lambda net: loss(net, batch), batch)
-    errors = _errors(system, model, test, settings.samples, config.out)
+    memory = measure.memory_columns(model, twin, lambda net: loss(net, batch), inputs=batch)
+    errors = _errors(system, model, test, samples=settings.samples, out=config.out)
     return {
         **solving(config, settings),
         "loss": errors["trajectory_error"] ** 2,
@@ -135,7 +135,7 @@ def _score(model: nn.Module, test: Trajectories) -> dict[str, float]:
 
 @torch.no_grad()
 def _errors(
-    system: System, model: Any, test: Trajectories, samples: int, out: Path | None
+    system: System, model: Any, test: Trajectories, *, samples: int, out: Path | None
 ) -> dict[str, float]:
     """Return the relative errors of the states, of the field along the true ones, of the solver."""
     exact = copy.deepcopy(model).double()
@@ -150,5 +150,5 @@ def _errors(
         errors[f"trajectory_error{suffix}"] = measure.relative_rms(learned[part], states)
         errors[f"field_error{suffix}"] = measure.relative_rms(field, system.field(time, points))
     if out is not None:
-        draw(out / PORTRAIT, system, exact.cpu().field, test, learned.float())
+        draw(out / PORTRAIT, system, exact.cpu().field, test=test, learned=learned.float())
     return errors

@@ -25,6 +25,7 @@ def draw(
     path: Path,
     system: System,
     field: Callable[[Tensor, Tensor], Tensor],
+    *,
     test: Trajectories,
     learned: Tensor,
 ) -> None:
@@ -36,7 +37,7 @@ def draw(
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     plane, over_time = figure.subplots(1, 2)
     true, learned = test.states.cpu(), learned.cpu()
-    _fields(plane, system, field, float(true.abs().max()))
+    _fields(plane, system, field, reach=float(true.abs().max()))
     plane.plot(true[:, :_SHOWN, 0], true[:, :_SHOWN, 1], color=_TRUE, lw=1.2)
     plane.plot(learned[:, :_SHOWN, 0], learned[:, :_SHOWN, 1], color=_LEARNED, lw=1.2, ls="--")
     plane.plot(true[0, :_SHOWN, 0], true[0, :_SHOWN, 1], "o", color=_TRUE, ms=4)
@@ -56,7 +57,7 @@ def draw(
 
 
 def _fields(
-    axes: Axes, system: System, field: Callable[[Tensor, Tensor], Tensor], reach: float
+    axes: Axes, system: System, field: Callable[[Tensor, Tensor], Tensor], *, reach: float
 ) -> None:
     ticks = torch.linspace(-reach, reach, _ARROWS, dtype=torch.float64)
     points = torch.cartesian_prod(ticks, ticks)

@@ -68,4 +68,4 @@ class Spiral:
 
     def run(self, config: RunConfig, progress: Progress) -> dict[str, Any]:
         """Train on samples of the spiral and return the metrics."""
-        return recover(config, choose(PRESETS, config), SYSTEM, progress)
+        return recover(config, choose(PRESETS, config), SYSTEM, progress=progress)

@@ -66,6 +66,7 @@ def run_cell(
     cell: Cell,
     base: RunConfig,
     out: Path,
+    *,
     progress: Callable[[str], AbstractContextManager[Progress]],
 ) -> dict[str, Any] | None:
     """Run one cell into `out/<its name>` and return its row, None where it was there already.
