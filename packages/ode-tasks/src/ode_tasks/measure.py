@@ -95,7 +95,6 @@ def memory_columns(
     model: nn.Module,
     twin: nn.Module,
     loss: Callable[[nn.Module], Tensor],
-    *,
     inputs: Sequence[Tensor],
 ) -> dict[str, Any]:
     """Return the memory of a training step of the model, and of its twin by `direct`."""
