@@ -154,6 +154,8 @@ def test_labels_tell_results_apart_and_no_more(results):
         "resnet",
     ]
     assert labels([run("rk4"), run("rk4", gradient="direct")]) == ["rk4 adjoint", "rk4 direct"]
+    control = run(None, model="gru", gradient=None)
+    assert labels([run("rk4", model="latent_ode"), control]) == ["latent_ode rk4", "gru"]
     assert labels([run("rk4"), run("rk4", model="other")]) == ["odenet rk4", "other rk4"]
 
 

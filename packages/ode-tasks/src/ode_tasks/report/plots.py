@@ -75,14 +75,15 @@ def labels(results: Sequence[Result]) -> list[str]:
     """
     solving = [r for r in results if r.get("solver")]
     several = [n for n in ("gradient", "device") if len({r.get(n) for r in solving}) > 1]
-    models = {r.get("model") for r in solving}
+    one_solver = len({r.get("solver") for r in solving}) == 1 and len(solving) < len(results)
+    named = len({r.get("model") for r in solving}) > 1 or one_solver
     steps: dict[object, set[str]] = {}
     for result in solving:
         steps.setdefault(result.get("solver"), set()).add(_step(result))
     texts = []
     for result in results:
         solver = result.get("solver")
-        words = [str(result.get("model"))] if not solver or len(models) > 1 else []
+        words = [str(result.get("model"))] if not solver or named else []
         if solver:
             words.append(str(solver))
             words += [_step(result)] if len(steps[solver]) > 1 else []
@@ -196,8 +197,9 @@ def _curves(axes: Axes, lines: _Lines, styles: Styles, column: str) -> bool:
         axes.plot(epochs, [row[column] for row in history], ms=5, lw=1.6, label=text, **style)
     if values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    last = max((row["epoch"] for _, r in lines for row in r.get("history") or ()), default=1)
+    axes.set(xlabel="epoch", xlim=(0.5, last + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _finish(axes)
     return bool(values)
 

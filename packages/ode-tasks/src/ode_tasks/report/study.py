@@ -171,7 +171,7 @@ def _notes(runs: Sequence[Result]) -> tuple[str, ...]:
     kinds = sorted({str(r.get("memory_kind")) for r in runs if r.get("memory_kind")})
     notes = [
         f"{_counted(runs, 'train_images')} images to train on, "
-        f"{_counted(runs, 'test_images')} to test on, {_epochs(runs)} epochs, preset "
+        f"{_counted(runs, 'test_images')} to test on, {_epochs(runs)}, preset "
         f"{runs[0].get('preset')}, seed {runs[0].get('seed')}, trained by "
         f"{' and '.join(gradients)}; last run {_day(runs)} on "
         f"{next((r.get('machine') for r in runs if r.get('machine')), 'an unknown machine')}.",
@@ -206,4 +206,5 @@ def _counted(runs: Sequence[Result], name: str) -> str:
 
 
 def _epochs(runs: Sequence[Result]) -> str:
-    return " or ".join(str(n) for n in sorted({len(r.get("history") or ()) for r in runs if r.ok}))
+    counts = sorted({len(r.get("history") or ()) for r in runs if r.ok})
+    return " or ".join(map(str, counts)) + (" epoch" if counts == [1] else " epochs")
