@@ -239,3 +239,11 @@ def test_lazy_names_are_the_ones_declared():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert ode_solvers.solve is ode_core.solve
+
+
+def test_a_catalogue_is_a_mapping():
+    assert registry_module.solvers.get("no_such") is None
+    assert "no_such" not in registry_module.solvers
+    assert "dopri5" in registry_module.solvers
+    assert "ode-solvers:dopri5" in registry_module.solvers
+    assert len(registry_module.solvers) == len(list(registry_module.solvers))

@@ -20,13 +20,20 @@ class DataError(OdeError, ValueError):
     """A file or folder that is not what it should be: says what was found and what was expected."""
 
 
-class UnknownNameError(OdeError, LookupError):
-    """A name that no installed package registers; `name` and `nearest` say which was meant."""
+class UnknownNameError(OdeError, KeyError):
+    """A name that no installed package registers; `name` and `nearest` say which was meant.
+
+    A KeyError, and so a LookupError: catalogues are mappings, whose `get` relies on it.
+    """
 
     def __init__(self, message: str, name: str = "", nearest: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.name = name
         self.nearest = tuple(nearest)
+
+    def __str__(self) -> str:
+        """Return the sentence itself; a KeyError would show it in quotes."""
+        return str(self.args[0])
 
 
 class PluginError(OdeError):

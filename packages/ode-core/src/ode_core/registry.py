@@ -163,13 +163,6 @@ class Catalogue(Mapping[str, R], Generic[R]):
             raise self._unknown(name)
         return cast("R", record)
 
-    def __contains__(self, name: object) -> bool:
-        try:
-            self[cast("str", name)]
-        except (LookupError, AttributeError, TypeError):
-            return False
-        return True
-
     def create(self, name: str, **options: Any) -> Any:
         """Import the record's target and call it with the options.
 

@@ -38,6 +38,10 @@ START_SECONDS = 120.0
 # Imported in the worker alone, so that the process that plans and watches never imports torch.
 _WORK = ExecutorRecord("work", "ode_tasks.benchmark.worker:Work", "runs cells", package="ode-tasks")
 
+# The signal that asks a worker where it is; Windows has none to spare.
+_WHERE = getattr(signal, "SIGUSR1", 0)
+_WHERE_SECONDS = 0.2
+
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PR_SET_PDEATHSIG = 1
 
@@ -82,7 +86,7 @@ class WorkerProcess:
         self._words = self._store.artefacts(cell) / OUTPUT
         self._set_clock(seconds)
         with contextlib.suppress(OSError):  # a worker that died idle: look() finds out
-            self.connection.send((cell, seconds))
+            self.connection.send(cell)
 
     def look(self) -> tuple[State, Cell | None]:
         """Return what happened, with the cell that this ended; a worker out of time is killed."""
@@ -124,6 +128,8 @@ class WorkerProcess:
 
     def _end(self, *, late: bool) -> tuple[str, str]:
         """Return the status and the reason of a worker that is lost."""
+        if late:
+            self._ask_where()
         self._process.kill()
         self._process.join()
         words = last_words(self._words)
@@ -138,6 +144,20 @@ class WorkerProcess:
         return CRASHED, f"the worker process {how}" + (words and f"; {words}")
 
 
+    def _ask_where(self) -> None:
+        """Have a worker that is out of time write down where it is.
+
+        By a signal, whose handler runs in the thread that is interrupted: a watchdog thread would
+        walk a stack that goes on changing, and now and then crash.
+        """
+        pid = self._process.pid
+        if pid is None or not _WHERE:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, _WHERE)
+        self._process.join(_WHERE_SECONDS)
+
+
 def serve(requests: Connection, store: Store, log: Path, parts: Sequence[tuple[str, str]]) -> None:
     """Run cells until the watcher is gone; the first answer says that the imports are done.
 
@@ -150,6 +170,8 @@ def serve(requests: Connection, store: Store, log: Path, parts: Sequence[tuple[s
             stream.reconfigure(line_buffering=True)  # a process that dies does not flush
     _redirect(log)
     faulthandler.enable()
+    if _WHERE:
+        faulthandler.register(_WHERE, all_threads=False)
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     try:
         work = load_target(_WORK)(parts)
@@ -159,8 +181,8 @@ def serve(requests: Connection, store: Store, log: Path, parts: Sequence[tuple[s
     requests.send("")
     with contextlib.suppress(EOFError, OSError):
         while True:
-            cell, seconds = requests.recv()
-            with _captured(store.artefacts(cell) / OUTPUT, log, seconds):
+            cell = requests.recv()
+            with _captured(store.artefacts(cell) / OUTPUT, log):
                 work.run(cell, store)
             requests.send("")
 
@@ -181,15 +203,13 @@ def last_words(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _captured(path: Path, log: Path, seconds: float) -> Iterator[None]:
-    """Collect what a cell prints; just before its time is up, add where it is."""
+def _captured(path: Path, log: Path) -> Iterator[None]:
+    """Collect what a cell prints."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _redirect(path)
-    faulthandler.dump_traceback_later(0.95 * seconds)
     try:
         yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
         _redirect(log)
         with contextlib.suppress(OSError):
             if not path.stat().st_size:
