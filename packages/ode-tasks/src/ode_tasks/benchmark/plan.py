@@ -84,7 +84,7 @@ def _combinations(selection: Selection) -> Iterator[tuple[str, str, str, str]]:
     for task in _names(registry.tasks, selection.tasks):
         record = registry.tasks[task]
         for model in models or [record.default_model]:
-            found = _found(registry.models, model)
+            found = registry.models.get(model)
             if found is None or found.fits != record.fits or not found.solves:
                 yield task, model, "", ""
                 continue
@@ -95,7 +95,7 @@ def _combinations(selection: Selection) -> Iterator[tuple[str, str, str, str]]:
 
 def _obstacle(task: str, model: str, solver: str, gradient: str, data: Mapping[str, Path]) -> str:
     """Return why this cell is not run, or an empty text."""
-    task_record, model_record = registry.tasks[task], _found(registry.models, model)
+    task_record, model_record = registry.tasks[task], registry.models.get(model)
     if model_record is None:
         return f"the model {model!r} is not installed"
     if model_record.fits != task_record.fits:
@@ -148,13 +148,6 @@ def _names(catalogue: Catalogue[R], wanted: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(wanted)) or list(catalogue)
 
 
-def _found(catalogue: Catalogue[R], name: str) -> R | None:
-    try:
-        return catalogue[name]
-    except LookupError:
-        return None
-
-
 class _Versions:
     """The distributions that the parts of a cell come from, each looked up once."""
 
@@ -175,7 +168,7 @@ class _Versions:
         }
         pairs = [("torch", self._torch)]
         for part, name in names.items():
-            record = _found(catalogues[part], name)
+            record = catalogues[part].get(name)
             if record is not None:
                 version = record.version or self._files.get(record.package, "")
                 pairs.append((part, f"{record.package} {version}".strip()))
