@@ -61,11 +61,11 @@ class GlucoseSettings(Settings):
 
 PRESETS = {
     "smoke": GlucoseSettings(
-        epochs=2,
+        epochs=3,
         batch=64,
-        learning_rate=0.01,
+        learning_rate=0.02,
         width=16,
-        train_windows=1_024,
+        train_windows=2_048,
         patience=2,
         patients=8,
         days=4,
@@ -73,7 +73,7 @@ PRESETS = {
     "quick": GlucoseSettings(
         epochs=15,
         batch=128,
-        learning_rate=5e-3,
+        learning_rate=0.01,
         width=32,
         train_windows=8_192,
         patience=4,
