@@ -331,3 +331,27 @@ def test_frozen_and_unused_parameters():
         assert net.layers[0].weight.grad is None
         assert net.layers[2].weight.grad.abs().sum() > 0
         assert net.unused.grad is None or not net.unused.grad.any()
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
+@pytest.mark.parametrize("name", ["dopri5", "rk4"])
+@pytest.mark.parametrize("times", [(0.0, 0.5, 1.0), (1.0, 0.5, 0.2, 0.0), (0.0, 0.5)], ids=str)
+def test_an_output_exactly_at_a_jump(gradient, name, times):
+    def run(gradient):
+        y0 = torch.tensor([1.0, 0.3], dtype=F64, requires_grad=True)
+        rate = torch.tensor(0.7, dtype=F64, requires_grad=True)
+        f = lambda t, y: rate * torch.where(t < 0.5, -y, y.sin())
+        chosen = {"dt": 0.01} if name == "rk4" else {"rtol": 1e-10, "atol": 1e-10}
+        ys = solve(f, y0, times, solver=name, gradient=gradient, jump_times=[0.5], **chosen).ys
+        return torch.autograd.grad((ys[1:] * torch.tensor([1.0, 3.0])).sum(), [y0, rate])
+
+    # Where the solve ends at the jump its last stage, at the end itself, sees the far side.
+    assert off(run(gradient), run("direct")) < (1e-12 if gradient == "checkpoint" else 1e-5)
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
+def test_a_failed_solve_carries_no_gradient(gradient):
+    y0 = torch.ones(1, dtype=F64, requires_grad=True)
+    solution = solve(lambda t, y: y * y, y0, [0.0, 2.0], gradient=gradient, on_failure="return")
+    assert torch.isnan(solution.ys[-1]).all()
+    assert not solution.ys.requires_grad

@@ -69,6 +69,8 @@ class Adjoint:
         detached = replace(problem, y0=problem.y0.detach())
         with torch.no_grad():
             trajectory = forward(detached, plan, on_step=keep, watched=watched)
+        if trajectory.status is not Status.SUCCESS:
+            return trajectory
         pull = _Backward(problem, self._plan(plan), tuple(nodes))
         tensors = watched.tensors
         if problem.ts.requires_grad:
@@ -134,14 +136,15 @@ class _Backward:
         # Outputs at one time act together.
         impulses: dict[float, Tensor] = {}
         stored: dict[float, Tensor] = {}
+        jumps = [stop for stop in stops_of(self.problem) if stop.end != stop.resume]
         for index in range(still, len(times)):
-            t = times[index]
+            t = _before_jump(times[index], jumps, self.problem.direction)
             impulses[t] = impulses[t] + grad_ys[index] if t in impulses else grad_ys[index]
             stored[t] = ys[index]
         log = Log()
         state = adjoint.pack(stored[times[-1]], impulses[times[-1]])
         plan = self._segmented(adjoint)
-        steps = march(adjoint, state, times[-1], self._stops(impulses), plan, log)
+        steps = march(adjoint, state, times[-1], self._stops(impulses, jumps), plan, log)
         sent: Tensor | None = None
         while True:
             try:
@@ -149,8 +152,8 @@ class _Backward:
             except StopIteration:
                 break
             state, sent = accepted.step.y, None
-            if accepted.t1 in impulses:
-                t = accepted.t1
+            if accepted.until in impulses:
+                t = accepted.until
                 state = sent = adjoint.impulse(state, stored[t], impulses[t])
         if log.status is not Status.SUCCESS:
             raise _lost(log, self.plan, times)
@@ -162,14 +165,21 @@ class _Backward:
             return replace(plan, tolerance=adjoint.tolerance(plan.tolerance))
         return replace(plan, controller=FixedSteps(self.nodes[::-1]), dt=None)
 
-    def _stops(self, impulses: dict[float, Tensor]) -> list[Stop]:
-        """Return where the backward steps must end: outputs, both sides of jumps, and t0."""
+    def _stops(self, impulses: dict[float, Tensor], jumps: Sequence[Stop]) -> list[Stop]:
+        """Return where the backward steps must end: outputs, the far sides of jumps, and t0."""
         start, last = self.problem.times[0], self.problem.times[-1]
-        stops = {t: Stop(t, t) for t in impulses if t != last} | {start: Stop(start, start)}
-        for stop in stops_of(self.problem):
-            if stop.end != stop.resume:
-                stops[stop.resume] = Stop(stop.resume, stop.end)
+        reached = {jump.end for jump in jumps} | {last}
+        stops = {t: Stop(t, t) for t in (*impulses, start) if t not in reached}
+        stops |= {jump.resume: Stop(jump.resume, jump.end) for jump in jumps}
         return [stops[t] for t in sorted(stops, reverse=last > start)]
+
+
+def _before_jump(t: float, jumps: Sequence[Stop], direction: float) -> float:
+    """Return the time of the state that was stored for an output: the near side of a jump."""
+    for jump in jumps:
+        if direction * jump.end < direction * t <= direction * jump.resume:
+            return jump.end
+    return t
 
 
 def _lost(log: Log, plan: Plan, times: tuple[float, ...]) -> OdeError:

@@ -14,6 +14,7 @@ from ode_core.capture import Watched
 from ode_core.interpolation import interpolant
 from ode_core.loops.march import Accepted
 from ode_core.loops.outputs import forward, state_at
+from ode_core.solution import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +86,8 @@ class Checkpoint:
         detached = replace(problem, y0=problem.y0.detach())
         with torch.no_grad():
             trajectory = forward(detached, plan, on_step=keep, watched=watched)
+        if trajectory.status is not Status.SUCCESS:
+            return trajectory
         pull = _Replay(problem, plan.solver, tuple(steps))
         trajectory.ys = attach(self.name, pull, trajectory.ys, problem.y0, watched.tensors)
         return trajectory
