@@ -13,8 +13,8 @@ from torch import nn
 
 import ode_core
 from ode_core import ArgumentError
-from ode_models import ODEBlock
-from ode_models.fields import ConvField, MLPField, groups
+from ode_models import NeuralODE, ODEBlock
+from ode_models.fields import ConvField, MLPField, TimeMLPField, groups
 from tests.problems import F64
 
 
@@ -51,6 +51,49 @@ def test_gradients_reach_the_field_and_stats_count(gradient):
 def test_times_that_cannot_be_solved_over_are_refused(t):
     with pytest.raises(ArgumentError, match="two times or more"):
         ODEBlock(Decay(), t=t)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"solver": "rk4"}, "fixed steps: pass dt"),
+        ({"solver": "rk4", "dt": 0.1, "rtol": 1e-3}, "no effect"),
+        ({"solver": ode_core.solvers.create("euler")}, "fixed steps: pass dt"),
+        ({"dt": 0.0}, "above 0"),
+        ({"solver": "dopri55"}, "dopri5"),
+        ({"gradient": "adjiont"}, "adjoint"),
+    ],
+)
+def test_settings_that_no_solve_would_take_are_refused_where_they_are_written(options, words):
+    with pytest.raises(ode_core.OdeError, match=words):
+        ODEBlock(Decay(), **options)
+    with pytest.raises(ode_core.OdeError, match=words):
+        NeuralODE(2, 4, **options)
+
+
+def test_a_class_in_place_of_a_field_is_refused():
+    with pytest.raises(ArgumentError, match="field is a module or function"):
+        ODEBlock(Decay)
+
+
+def test_a_state_may_be_a_structure_of_tensors():
+    def rotation(t, state):
+        return {"q": state["p"], "p": -state["q"]}
+
+    start = {"q": torch.ones(2, dtype=F64), "p": torch.zeros(2, dtype=F64)}
+    end = ODEBlock(rotation, t=(0.0, 1.0), rtol=1e-9, atol=1e-9)(start)
+    assert end["q"].shape == (2,)
+    assert end["q"][0].item() == pytest.approx(math.cos(1), rel=1e-6)
+    assert end["p"][0].item() == pytest.approx(-math.sin(1), rel=1e-6)
+    assert ODEBlock(rotation, t=(0.0, 0.5, 1.0))(start)["p"].shape == (3, 2)
+
+
+def test_only_a_field_that_sees_the_time_notices_when_the_times_are_shifted():
+    y0 = torch.randn(3, 4)
+    for field, same in ((MLPField(4, 8), True), (TimeMLPField(4, 8), False)):
+        now = ODEBlock(field, t=(0.0, 1.0), solver="rk4", dt=0.25)(y0)
+        later = ODEBlock(field, t=(2.0, 3.0), solver="rk4", dt=0.25)(y0)
+        assert torch.allclose(now, later, atol=1e-6) is same
 
 
 def test_it_can_be_copied_pickled_saved_and_loaded_weights_only():

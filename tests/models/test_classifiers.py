@@ -60,6 +60,21 @@ def test_one_euler_step_is_one_residual_block():
     assert torch.allclose(step, residual(y), atol=1e-6)
 
 
+def test_one_euler_step_of_the_odenet_is_the_resnet_of_one_block():
+    ode = ODENet(3, 5, 8, solver="euler", dt=1.0)
+    residual = ResNet(3, 5, 8, blocks=1)
+    residual.stem.load_state_dict(ode.stem.state_dict())
+    residual.head.load_state_dict(ode.head.state_dict())
+    # The time is the last channel and is 0 at the step's start: without it nothing is lost.
+    field = {
+        name: p[:, :8] if p.dim() == 4 else p for name, p in ode.block.field.state_dict().items()
+    }
+    residual.blocks[0].field.load_state_dict(field)
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.allclose(ode(images), residual(images), atol=1e-5)
+    assert ode.block.stats.f_calls == 1
+
+
 def test_stem_and_head_are_the_same_in_all_three():
     shapes = []
     for name in CLASSIFIERS:

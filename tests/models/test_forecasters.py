@@ -10,7 +10,7 @@ import torch
 import ode_core
 from ode_core import ArgumentError
 from ode_models import Forecast
-from ode_models.forecast import LinearPath, check_horizons, ordered
+from ode_models.forecast import LEAST_STD, LinearPath, check_horizons, features, ordered
 from ode_models.latent_ode import Posterior
 
 HORIZONS = (0.25, 0.5, 1.0)
@@ -119,10 +119,55 @@ def test_a_row_without_readings_is_refused():
         ordered(times, values, mask, newest_first=True)
 
 
+@pytest.mark.parametrize(("part", "value"), [(0, 0.1), (0, math.nan), (1, math.nan), (1, math.inf)])
+def test_a_reading_that_cannot_be_used_is_refused_unless_it_is_masked(part, value):
+    given = [x.clone() for x in readings()]
+    given[part][1, 4] = value
+    with pytest.raises(ArgumentError, match="set the mask to False"):
+        ordered(*given, newest_first=False)
+    given[2][1, 4] = False
+    found = ordered(*given, newest_first=False)
+    assert bool(torch.isfinite(found.values).all() & torch.isfinite(found.times).all())
+
+
+@pytest.mark.parametrize("name", FORECASTERS)
+def test_times_may_be_of_another_precision_than_values(name):
+    times, values, mask = readings()
+    model = made(name)
+    assert torch.allclose(model(times.double(), values, mask).mean, model(times, values, mask).mean)
+
+
+@pytest.mark.parametrize("name", FORECASTERS)
+def test_the_order_of_entries_says_nothing_and_their_times_do(name):
+    model = made(name)
+    times, values, mask = readings()
+    order = torch.randperm(12)
+    turned = model(times[:, order], values[:, order], mask)
+    assert torch.allclose(model(times, values, mask).mean, turned.mean, atol=1e-6)
+    assert not torch.allclose(
+        model(times, values, mask).mean, model(0.7 * times, values, mask).mean
+    )
+
+
+def test_a_networks_inputs_are_relative_to_the_last_reading():
+    times, values, mask = readings()
+    mask = mask.clone()
+    mask[0, :5] = False
+    newest = ordered(times, values, mask, newest_first=True)
+    inputs = features(newest, newest.values[:, :1])
+    raised = newest._replace(values=torch.where(newest.mask, newest.values + 3.0, 0.0))
+    assert torch.allclose(inputs, features(raised, raised.values[:, :1]), atol=1e-5)
+    assert bool((inputs[0, 7:] == 0).all())
+    change = 4 * (values[0, -2] - values[0, -1])
+    gap = 12 * (times[0, -1] - times[0, -2]) - 1
+    expected = torch.stack([values[0, -2] - values[0, -1], change, gap, times[0, -2]])
+    assert torch.allclose(inputs[0, 1], expected, atol=1e-6)
+
+
 def test_the_linear_path_extrapolates_a_line_when_its_weights_say_so():
     path = LinearPath(1)
     with torch.no_grad():
-        path.changes[0] = 6.0  # the change over the last five minutes, six times
+        path.changes[0] = 1.5  # of four times the change over the last five minutes: six times it
     times = torch.tensor([[0.0, -1 / 12, -2 / 12]])
     values = torch.tensor([[3.0, 2.5, 2.0]])
     found = path(ordered(times, values, torch.ones(1, 3, dtype=torch.bool), newest_first=True))
@@ -147,14 +192,50 @@ def test_the_latent_start_is_drawn_in_training_only():
 
 def test_the_penalty_weighs_reconstruction_and_divergence():
     model = made("latent_ode")
+    model.divergence = 0.5
     both = model(*readings()).penalty.item()
     model.divergence = 0.0
     rest = model(*readings()).penalty.item()
     newest = ordered(*readings(), newest_first=True)
     divergence = model.recognise(newest).divergence().mean().item()
-    assert both - rest == pytest.approx(0.01 * divergence, rel=1e-3)
+    assert both - rest == pytest.approx(0.5 * divergence, rel=1e-3)
     model.reconstruction = 0.0
     assert model(*readings()).penalty.item() == 0.0
+
+
+def test_the_reconstruction_is_the_likelihood_of_the_readings_of_the_window():
+    model = made("latent_ode")
+    model.divergence, model.reconstruction = 0.0, 1.0
+    _, values, mask = readings()
+    times = torch.linspace(-2.75, 0.0, 12).expand(3, 12)  # on the grid: nothing is interpolated
+    mask = mask.clone()
+    mask[0, :4] = False
+    penalty = model(times, values, mask).penalty.item()
+    path = model.block(model.recognise(ordered(times, values, mask, newest_first=True)).mean)
+    rows = []
+    for row in range(3):
+        terms = []
+        for t, v, seen in zip(times[row], values[row], mask[row], strict=True):
+            if seen:
+                node = model.block.t.index(t.item())
+                mean, _, spread = model.decoder(path[node, row])
+                std = torch.nn.functional.softplus(spread) + LEAST_STD
+                normal = torch.distributions.Normal(mean, std)
+                terms.append(-normal.log_prob(v - values[row, -1]) - 0.5 * math.log(2 * math.pi))
+        rows.append(sum(terms) / len(terms))
+    assert penalty == pytest.approx(float(sum(rows).detach() / 3), rel=1e-4)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_a_latent_ode_that_stands_still_forecasts_what_it_starts_from(linear):
+    model = made("latent_ode", linear=linear)
+    newest = ordered(*readings(), newest_first=True)
+    start = model.linear(newest) if linear else newest.values[:, :1].expand(-1, 3)
+    assert not torch.allclose(model(*readings()).mean, start)
+    with torch.no_grad():
+        for parameter in model.block.field.parameters():
+            parameter.zero_()
+    assert torch.allclose(model(*readings()).mean, start, atol=1e-6)
 
 
 def test_the_latent_path_is_read_at_each_readings_own_time():

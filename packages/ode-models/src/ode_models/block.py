@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from ode_core import ArgumentError, solve
+from ode_core import ArgumentError, gradients, solve, solvers
 
 if TYPE_CHECKING:
     from ode_core import GradientMethod, Solver, Stats
@@ -23,12 +24,13 @@ class ODEBlock(nn.Module):
     direction; solver, gradient, tolerances and `dt` are those of `ode_core.solve`. `stats` says
     what the last call cost, None before it; it is no part of the state dict.
 
-    Raises ArgumentError for times that cannot be solved over.
+    Raises ArgumentError for times that cannot be solved over and for settings that do not go
+    together, UnknownNameError for a solver or gradient method that nobody registers.
     """
 
     def __init__(
         self,
-        field: Callable[[Tensor, Tensor], Tensor],
+        field: Callable[[Tensor, Any], Any],
         t: Sequence[float] = (0.0, 1.0),
         *,
         solver: str | Solver = "dopri5",
@@ -38,6 +40,7 @@ class ODEBlock(nn.Module):
         dt: float | None = None,
     ) -> None:
         super().__init__()
+        check_settings(field, solver, gradient, rtol=rtol, atol=atol, dt=dt)
         times = tuple(float(time) for time in t)
         rising = all(a < b for a, b in pairwise(times))
         falling = all(a > b for a, b in pairwise(times))
@@ -54,8 +57,11 @@ class ODEBlock(nn.Module):
         self.dt = dt
         self.stats: Stats | None = None
 
-    def forward(self, y0: Tensor) -> Tensor:
-        """Return the state at the last of two times, like `y0`, or `[T, ...]` at all of more."""
+    def forward(self, y0: Any) -> Any:
+        """Return the state at the last of two times, like `y0`, or all of more, `[T, ...]`.
+
+        `y0` is whatever `ode_core.solve` takes: a tensor, or a structure of tensors.
+        """
         solution = solve(
             self.field,
             y0,
@@ -67,8 +73,9 @@ class ODEBlock(nn.Module):
             dt=self.dt,
         )
         self.stats = solution.stats
-        states: Tensor = solution.ys
-        return states[-1] if len(self.t) == 2 else states
+        if len(self.t) > 2:
+            return solution.ys
+        return pytree.tree_map(lambda states: states[-1], solution.ys)
 
     def extra_repr(self) -> str:
         """Return the settings for `print(model)`."""
@@ -81,6 +88,40 @@ class ODEBlock(nn.Module):
             "dt": self.dt,
         }
         return ", ".join(f"{name}={value}" for name, value in parts.items() if value is not None)
+
+
+def check_settings(
+    field: Any,
+    solver: str | Solver,
+    gradient: str | GradientMethod,
+    *,
+    rtol: float | None,
+    atol: float | None,
+    dt: float | None,
+) -> None:
+    """Refuse what every solve would refuse, where it is written and not in the first batch.
+
+    Raises ArgumentError, or UnknownNameError for a name that nobody registers.
+    """
+    if not callable(field) or isinstance(field, type):
+        raise ArgumentError(f"field is a module or function f(t, y) -> dy/dt; got {field!r:.60}")
+    if isinstance(gradient, str):
+        gradients[gradient]  # raises for an unknown name
+    known = solvers[solver] if isinstance(solver, str) else solver
+    if dt is not None and not 0.0 < dt < math.inf:
+        raise ArgumentError(f"dt is a number above 0; got {dt!r}")
+    if known.adaptive:
+        return
+    if rtol is not None or atol is not None:
+        raise ArgumentError(
+            f"{known.name} takes fixed steps, so rtol and atol have no effect; leave them out, or "
+            "take an adaptive solver such as 'dopri5'"
+        )
+    if dt is None:
+        raise ArgumentError(
+            f"{known.name} takes fixed steps: pass dt=..., or take an adaptive solver such as "
+            "'dopri5'"
+        )
 
 
 def append_time(t: Tensor, y: Tensor) -> Tensor:

@@ -36,6 +36,25 @@ class MLPField(nn.Module):
         return slope
 
 
+class TimeMLPField(nn.Module):
+    """dy/dt by a perceptron with two hidden layers of `width` and the time, on `[B, dim]`."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(dim + 1, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, dim),
+        )
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt, `[B, dim]`, at the time `t`, 0-d."""
+        slope: Tensor = self.layers(append_time(t, y))
+        return slope
+
+
 def groups(width: int) -> int:
     """Return the number of groups of a norm over `width` channels: eight channels or more each.
 

@@ -49,10 +49,16 @@ def check_horizons(horizons: Sequence[float]) -> tuple[float, ...]:
 def ordered(times: Tensor, values: Tensor, mask: Tensor, *, newest_first: bool) -> Readings:
     """Return readings in order of time with the padding, all zeros, at the end.
 
-    Raises ArgumentError for a row without any reading: nothing can be forecast from it.
+    What the mask leaves out is not looked at. Raises ArgumentError for a row without any reading,
+    and for a reading that is not finite or lies after the origin.
     """
-    if not bool(mask.any(1).all()):
-        raise ArgumentError("every row needs a reading to forecast from; one has none")
+    usable = torch.isfinite(values) & torch.isfinite(times) & (times <= 0.0)
+    if not bool((usable | ~mask).all() & mask.any(1).all()):
+        raise ArgumentError(
+            "every row needs a reading to forecast from, and readings are finite at times up to "
+            "the origin at 0; set the mask to False where they are not, and leave out empty rows"
+        )
+    times = times.to(values.dtype)
     key = torch.where(mask, -times if newest_first else times, torch.inf)
     order = key.argsort(dim=1, stable=True)
     mask = mask.gather(1, order)
@@ -65,6 +71,18 @@ def differences(x: Tensor, mask: Tensor) -> Tensor:
     change = torch.zeros_like(x)
     change[:, 1:] = x[:, 1:] - x[:, :-1]
     return torch.where(mask, change, 0.0)
+
+
+def features(readings: Readings, last: Tensor) -> Tensor:
+    """Return a network's inputs `[B, L, 4]`: value above the last, change, gap, time; 0 as padding.
+
+    Values are relative to the last reading, `[B, 1]`: a network that sees levels learns the people
+    it is trained on. Changes and gaps are scaled to size 1 for readings five minutes apart.
+    """
+    times, values, mask = readings
+    change, gap = differences(values, mask), differences(times, mask).abs()
+    parts = (values - last, 4.0 * change, 12.0 * gap - 1.0, times)
+    return torch.where(mask.unsqueeze(-1), torch.stack(parts, -1), 0.0)
 
 
 def silent(inputs: int, outputs: int) -> nn.Linear:
@@ -96,7 +114,8 @@ class LinearPath(nn.Module):
     def forward(self, readings: Readings) -> Tensor:
         """Return forecasts `[B, H]` from readings, newest first."""
         times, values, mask = readings
-        change = torch.where(mask[:, 1:], values[:, :-1] - values[:, 1:], 0.0)
+        # 4: as in `features`, so that the weights are of size 1.
+        change = torch.where(mask[:, 1:], 4.0 * (values[:, :-1] - values[:, 1:]), 0.0)
         age = torch.where(mask[:, 1:], -0.5 * (times[:, 1:] + times[:, :-1]), 0.0)
         features = torch.einsum("bl,blk->bk", change, self._hats(age))
         last = values[:, :1]

@@ -13,7 +13,7 @@ from ode_models.forecast import (
     Forecast,
     LinearPath,
     check_horizons,
-    differences,
+    features,
     ordered,
     silent,
 )
@@ -42,16 +42,7 @@ class GRU(nn.Module):
         newest = ordered(times, values, mask, newest_first=True)
         last = newest.values[:, :1]
         base = last.expand(-1, len(self.horizons)) if self.linear is None else self.linear(newest)
-        features = torch.stack(
-            (
-                torch.where(readings.mask, readings.values - last, 0.0),
-                differences(readings.values, readings.mask),
-                differences(readings.times, readings.mask),
-                readings.times,
-            ),
-            -1,
-        )
-        hidden, _ = self.recurrent(features)
+        hidden, _ = self.recurrent(features(readings, last))
         end = hidden[torch.arange(len(hidden)), readings.length - 1]
         mean, spread = self.head(torch.cat((end, last), 1)).chunk(2, 1)
         return Forecast(base + mean, F.softplus(spread) + LEAST_STD, values.new_zeros(()))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ode_models.block import ODEBlock
-from ode_models.fields import MLPField
+from ode_models.fields import TimeMLPField
 from ode_models.forecast import (
     LEAST_STD,
     WINDOW,
@@ -18,7 +18,7 @@ from ode_models.forecast import (
     LinearPath,
     Readings,
     check_horizons,
-    differences,
+    features,
     ordered,
     silent,
 )
@@ -47,14 +47,19 @@ class LatentODE(nn.Module):
 
     A GRU reads the readings from the newest to the oldest and gives q(z0); the latent ODE is solved
     once, from the window's start to the last horizon, on one time grid for the whole batch. The
-    decoder gives mean and spread: at the horizons the forecast, at each reading's own time the
-    reconstruction, the latent path being interpolated linearly between times 15 minutes apart.
+    decoder turns a latent state into a reading, relative to the last one: the forecast is by how
+    much the decoded path rises from the origin to the horizon, the reconstruction is the decoded
+    path at each reading's own time, interpolated linearly between times 15 minutes apart (readings
+    older than the window count as read at its start).
     `penalty` is the rest of the evidence lower bound: `reconstruction` times the readings' mean
     negative log likelihood plus `divergence` times KL(q(z0) | N(0, 1)). In training z0 is drawn,
     else it is q's mean.
 
-    The decoded path is relative to the last reading, and with `linear` (the default) the forecast
-    corrects a linear predictor. `horizons` are hours above 0, rising.
+    With `linear` (the default) the forecast corrects a linear predictor, without it the last value;
+    an ODE that stood still would add nothing to either. The field knows the time, which makes the
+    way from the window's start to the horizons short to learn; q begins narrow and its divergence
+    weighs little, because what is forecast has to come
+    through z0. `horizons` are hours above 0, rising.
 
     Source: Chen et al. 2018, section 5; Rubanova, Chen, Duvenaud, NeurIPS 2019, section 3.
     """
@@ -83,9 +88,9 @@ class LatentODE(nn.Module):
         )
         times = _grid(self.horizons)
         self.register_buffer("grid", torch.tensor(times))
-        self.at_horizons = [times.index(horizon) for horizon in self.horizons]
+        self.at_origin_and_horizons = [times.index(time) for time in (0.0, *self.horizons)]
         self.block = ODEBlock(
-            MLPField(latent, width),
+            TimeMLPField(latent, width),
             times,
             solver=solver,
             gradient=gradient,
@@ -93,9 +98,9 @@ class LatentODE(nn.Module):
             atol=atol,
             dt=dt,
         )
-        self.decoder = nn.Sequential(nn.Linear(latent, width), nn.Tanh(), silent(width, 4))
+        self.decoder = nn.Sequential(nn.Linear(latent, width), nn.SiLU(), silent(width, 3))
         self.reconstruction = 0.1
-        self.divergence = 0.01
+        self.divergence = 1e-4
 
     def forward(self, times: Tensor, values: Tensor, mask: Tensor) -> Forecast:
         """Return the forecast for readings `[B, L]`: hours up to the origin at 0, values, mask."""
@@ -107,35 +112,26 @@ class LatentODE(nn.Module):
         if self.training:
             start = start + posterior.std * torch.randn_like(start)
         path = self.block(start)
-        ahead = self.decoder(path[self.at_horizons]).transpose(0, 1)
+        reading, spread, _ = self.decoder(path[self.at_origin_and_horizons]).unbind(2)
+        rise = (reading[1:] - reading[0]).transpose(0, 1)
+        std = F.softplus(spread[1:]).transpose(0, 1) + LEAST_STD
         penalty = self.reconstruction * self._reconstruct(path, readings).mean()
         penalty = penalty + self.divergence * posterior.divergence().mean()
-        std = F.softplus(ahead[..., 1]) + LEAST_STD
-        return Forecast(base + ahead[..., 0], std, penalty)
+        return Forecast(base + rise, std, penalty)
 
     def recognise(self, readings: Readings) -> Posterior:
         """Return q(z0) for readings, newest first."""
         last = readings.values[:, :1]
-        features = torch.stack(
-            (
-                torch.where(readings.mask, readings.values - last, 0.0),
-                differences(readings.values, readings.mask),
-                differences(readings.times, readings.mask),
-                readings.times,
-            ),
-            -1,
-        )
-        hidden, _ = self.recognition(features)
+        hidden, _ = self.recognition(features(readings, last))
         end = hidden[torch.arange(len(hidden)), readings.length - 1]
         mean, spread = self.posterior(torch.cat((end, last), 1)).chunk(2, 1)
-        return Posterior(mean, F.softplus(spread - 1.0) + LEAST_STD)
+        return Posterior(mean, F.softplus(spread - 3.0) + LEAST_STD)
 
     def _reconstruct(self, path: Tensor, readings: Readings) -> Tensor:
         """Return each row's mean negative log likelihood of its readings, `[B]`, sans constants."""
-        states = self._at(path, readings.times)
-        decoded = self.decoder(states)
-        std = F.softplus(decoded[..., 3]) + LEAST_STD
-        off = (readings.values - readings.values[:, :1] - decoded[..., 2]) / std
+        decoded, _, spread = self.decoder(self._at(path, readings.times)).unbind(2)
+        std = F.softplus(spread) + LEAST_STD
+        off = (readings.values - readings.values[:, :1] - decoded) / std
         terms = torch.where(readings.mask, 0.5 * off.square() + std.log(), 0.0)
         return terms.sum(1) / readings.length
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ode_core import solve
+from ode_models.block import check_settings
 from ode_models.fields import MLPField
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ class NeuralODE(nn.Module):
 
     `field(t, y)` is the field; `stats` says what the last call cost, None before it, and `t` are
     its times.
+
+    Raises ArgumentError for settings that do not go together, UnknownNameError for a solver or
+    gradient method that nobody registers.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class NeuralODE(nn.Module):
     ) -> None:
         super().__init__()
         self.field = MLPField(dim, width)
+        check_settings(self.field, solver, gradient, rtol=rtol, atol=atol, dt=dt)
         self.solver = solver
         self.gradient = gradient
         self.rtol = rtol
