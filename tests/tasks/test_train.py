@@ -201,6 +201,7 @@ def test_fewer_samples_than_a_batch_are_still_trained_on():
     ("device", "words"),
     [
         ("gpu", ["'gpu'", "cpu, cuda or cuda:1"]),
+        ("meta", ["'meta'", "cpu, cuda or cuda:1"]),
         ("cuda:99", ["'cuda:99'", "--device cpu"]),
     ],
 )

@@ -37,8 +37,8 @@ PRESETS = {
     ),
     "quick": CifarSettings(
         epochs=2,
-        batch=64,
-        learning_rate=0.1,
+        batch=32,
+        learning_rate=0.05,
         width=64,
         dt=1.0,
         train_images=5_000,

@@ -209,10 +209,13 @@ def loader(tensors: Batch, size: int, *, seed: int | None = None) -> DataLoader[
 
 def make_fabric(device: str, precision: str) -> Fabric:
     """Return a Fabric on one device, "cpu", "cuda" or "cuda:1"; raises ArgumentError for others."""
+    unknown = f"{device!r} is no device to train on; say cpu, cuda or cuda:1"
     try:
         wanted = torch.device(device)
     except RuntimeError:
-        raise ArgumentError(f"{device!r} is no device; say cpu, cuda or cuda:1") from None
+        raise ArgumentError(unknown) from None
+    if wanted.type not in ("cpu", "cuda"):
+        raise ArgumentError(unknown)
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise ArgumentError(
             f"the device {device!r} is not here ({torch.cuda.device_count()} CUDA devices found); "
