@@ -21,7 +21,7 @@ def ode_tasks() -> Iterable[TaskRecord]:
         fits="classification",
         default_model="odenet",
         needs_data=True,
-        state_size=64 * 16 * 16,
+        state_size=64 * 8 * 8,
     )
     yield TaskRecord(
         "digits",
@@ -29,7 +29,7 @@ def ode_tasks() -> Iterable[TaskRecord]:
         "classify 8x8 grey images of handwritten digits",
         fits="classification",
         default_model="odenet",
-        state_size=16 * 8 * 8,
+        state_size=32 * 2 * 2,
     )
     yield TaskRecord(
         "glucose",

@@ -143,7 +143,6 @@ class WorkerProcess:
             how += " (short of memory, perhaps)" if -code == signal.SIGKILL else ""
         return CRASHED, f"the worker process {how}" + (words and f"; {words}")
 
-
     def _ask_where(self) -> None:
         """Have a worker that is out of time write down where it is.
 
