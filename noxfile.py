@@ -69,7 +69,7 @@ def package(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, "ode-tasks", "--find-links", str(wheels))
     with session.chdir(session.create_tmp()):
         session.run("ode", "list")
-        session.run("ode", "run", "spiral", "--preset", "smoke")
+        session.run("ode", "run", "spiral", "--preset", "smoke", env=ONE_THREAD)
 
 
 @nox.session
