@@ -75,7 +75,7 @@ def test_run_of_a_model_without_a_solve_needs_no_solver(capsys):
         (["run", "digits", "--model", "resnet", "--solver", "rk4"], "would have no effect"),
         (["run", "digits", "--model", "gru"], "is for forecasting"),
         (["run", "digits", "--device", "cuda:99"], "use --device cpu"),
-        (["run", "digits", "--solver", "rk4", "--dt", "-1"], "dt is a positive number"),
+        (["run", "digits", "--solver", "rk4", "--dt", "-1"], "dt is a number above 0"),
         (["run", "cifar10"], "--data DIR"),
         (["run", "cifar10", "--data", "/no/such/folder"], "/no/such/folder does not exist"),
         (["study", "digit", "--out", "{out}"], "did you mean 'digits'"),
