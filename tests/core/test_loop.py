@@ -15,6 +15,9 @@ from tests.problems import F64
 
 Y0 = torch.zeros(1, dtype=F64)
 
+# start + (end - start) is the next number after end.
+ROUNDS_BEYOND = (0.78, 3.4)
+
 
 @dataclass
 class Stub:
@@ -231,3 +234,18 @@ def test_a_strangers_solver_and_its_retry_carry():
 
     run(Retrying(), [0.0, 1.0])
     assert seen == [0.0, 1.0, 11.0]
+
+
+@pytest.mark.parametrize("solver", ["rk4", "dopri5", "heun"])
+def test_the_last_stage_is_at_the_end_and_not_at_its_rounding(solver):
+    start, end = ROUNDS_BEYOND
+    assert start + (end - start) > end
+    seen = []
+
+    def f(t, y):
+        seen.append(t.item())
+        return -y
+
+    whole = {"controller": FixedSteps([start, end])}
+    solve(f, torch.ones(1, dtype=F64), [start, end], solver=solver, **whole)
+    assert max(seen) == end

@@ -274,3 +274,12 @@ def test_inference_mode_works():
     with torch.inference_mode():
         y = solve(decay, torch.ones(2), [0.0, 1.0]).ys[-1, 0].item()
     assert y == pytest.approx(math.exp(-1), abs=1e-4)
+
+
+def test_a_fixed_step_solve_that_overflows_is_nan_after_it():
+    f = lambda t, y: y * 1e200
+    y0 = torch.full((1,), 1e120, dtype=F64)
+    times = [0.0, 1.0, 2.0]
+    solution = solve(f, y0, times, solver="euler", dt=1.0, on_failure="return")
+    assert solution.status is Status.NOT_FINITE
+    assert torch.isnan(solution.ys[1:]).all()
