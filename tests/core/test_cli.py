@@ -101,3 +101,14 @@ def test_the_module_is_the_command():
     )
     assert done.returncode == 0
     assert "direct" in done.stdout
+
+
+def test_ctrl_c_within_a_command_is_one_word_and_130(capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "plugin_rows", interrupted)
+    assert main(["list", "plugins"]) == 130
+    err = capsys.readouterr().err
+    assert "interrupted" in err
+    assert "Traceback" not in err

@@ -25,8 +25,18 @@ _SWITCHES = ("--json", "--quiet", "--no-plugins", "--debug")
 _VALUED = ("--plugin",)
 
 
+class _Interrupted(Exception):  # noqa: N818 - not an error
+    """Ctrl-C within a command; typer would end with a status and no word."""
+
+
 class _Group(typer.core.TyperGroup):
     """Commands of plugins beside the built-in ones; help shows them without importing them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *registry.commands]
@@ -127,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
         warnings.showwarning = _one_line_warning  # type: ignore[assignment]  # it takes *args
         try:
             return int(app(arguments, standalone_mode=False) or 0)
-        except KeyboardInterrupt:
+        except (_Interrupted, KeyboardInterrupt):
             _complain("interrupted")
             return INTERRUPTED
         except OdeError as error:
@@ -141,8 +151,6 @@ def main(argv: list[str] | None = None) -> int:
             if show is not None:
                 show()
                 return int(getattr(error, "exit_code", 2))
-            if type(error).__name__ in ("Abort", "Exit"):
-                return int(getattr(error, "exit_code", INTERRUPTED))
             if debug:
                 raise
             _complain(f"{discovery.describe(error)}; run again with --debug for the traceback")
