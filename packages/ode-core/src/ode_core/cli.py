@@ -15,8 +15,9 @@ from rich.console import Console
 
 from ode_core import discovery, registry
 from ode_core.console import Output
-from ode_core.errors import OdeError
+from ode_core.errors import ArgumentError, OdeError, UnknownNameError
 
+BAD_USAGE = 2
 INTERRUPTED = 130
 KINDS = ("solvers", "gradients", "models", "tasks", "executors", "commands", "plugins")
 
@@ -144,13 +145,13 @@ def main(argv: list[str] | None = None) -> int:
             if debug:
                 raise
             _complain(str(error))
-            return 1
+            return BAD_USAGE if isinstance(error, ArgumentError | UnknownNameError) else 1
         except Exception as error:
             # typer keeps its own copy of click; its usage errors know how to show themselves.
             show = getattr(error, "show", None)
             if show is not None:
                 show()
-                return int(getattr(error, "exit_code", 2))
+                return int(getattr(error, "exit_code", BAD_USAGE))
             if debug:
                 raise
             _complain(f"{discovery.describe(error)}; run again with --debug for the traceback")
