@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,9 +168,12 @@ class Fused:
     def launch(
         self, kernel: Any, blocks: int, pointers: tuple[Any, ...], constants: dict[str, Any]
     ) -> None:
-        """Start a kernel; the one place where that happens."""
-        # Said aloud because its default changes between versions of Triton, and results with it.
-        kernel[(blocks,)](*pointers, **constants, enable_fp_fusion=True)
+        """Start a kernel on the device of its first tensor; the one place where that happens."""
+        device = pointers[0].device
+        # Triton launches on the current device, which need not be the state's.
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            # Said aloud: its default changes between versions of Triton, and results with it.
+            kernel[(blocks,)](*pointers, **constants, enable_fp_fusion=True)
 
 
 class _Combine(torch.autograd.Function):
