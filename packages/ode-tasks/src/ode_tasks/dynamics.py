@@ -60,6 +60,48 @@ class DynamicsSettings(Settings):
             )
 
 
+def presets(system: System, samples: int) -> dict[str, DynamicsSettings]:
+    """Return the presets of a system of which so many intervals are sampled in its duration.
+
+    `dt` is one of them: coarse enough that the order of a fixed-step solver shows.
+    """
+    smoke = DynamicsSettings(
+        epochs=20,
+        batch=32,
+        learning_rate=0.03,
+        width=32,
+        dt=system.duration / samples,
+        trajectories=8,
+        test_trajectories=16,
+        samples=samples,
+        window=6,
+    )
+    quick = dataclasses.replace(
+        smoke,
+        epochs=40,
+        batch=64,
+        learning_rate=0.01,
+        width=64,
+        rtol=1e-4,
+        atol=1e-5,
+        trajectories=32,
+        test_trajectories=64,
+        window=10,
+    )
+    full = dataclasses.replace(
+        quick,
+        epochs=200,
+        batch=128,
+        learning_rate=0.005,
+        width=128,
+        rtol=1e-5,
+        atol=1e-6,
+        trajectories=128,
+        test_trajectories=256,
+    )
+    return {"smoke": smoke, "quick": quick, "full": full}
+
+
 def recover(
     config: RunConfig, settings: DynamicsSettings, system: System, *, progress: Progress
 ) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ode_tasks.data.trajectories import System
-from ode_tasks.dynamics import DynamicsSettings, recover
+from ode_tasks.dynamics import presets, recover
 from ode_tasks.settings import choose
 
 if TYPE_CHECKING:
@@ -23,46 +23,7 @@ def cubic(t: Tensor, y: Tensor) -> Tensor:
 
 SYSTEM = System("spiral", "$dy/dt = y^3 A$", cubic, radii=(0.8, 1.6), duration=5.0)
 
-# dt is one sampling interval: coarse enough that the order of a fixed-step solver shows.
-PRESETS = {
-    "smoke": DynamicsSettings(
-        epochs=20,
-        batch=32,
-        learning_rate=0.03,
-        width=32,
-        dt=0.05,
-        trajectories=8,
-        test_trajectories=16,
-        samples=100,
-        window=6,
-    ),
-    "quick": DynamicsSettings(
-        epochs=40,
-        batch=64,
-        learning_rate=0.01,
-        width=64,
-        rtol=1e-4,
-        atol=1e-5,
-        dt=0.05,
-        trajectories=32,
-        test_trajectories=64,
-        samples=100,
-        window=10,
-    ),
-    "full": DynamicsSettings(
-        epochs=200,
-        batch=128,
-        learning_rate=0.005,
-        width=128,
-        rtol=1e-5,
-        atol=1e-6,
-        dt=0.05,
-        trajectories=128,
-        test_trajectories=256,
-        samples=100,
-        window=10,
-    ),
-}
+PRESETS = presets(SYSTEM, samples=100)
 
 
 class Spiral:
