@@ -190,6 +190,8 @@ def test_a_file_of_readings_and_what_was_done_to_it(drift):
 def test_bad_settings_and_data_are_refused_before_any_training(drift):
     with pytest.raises(ArgumentError, match="train_windows is 0"):
         execute(config(settings={"train_windows": "0"}), Silent())
+    with pytest.raises(ArgumentError, match="weight_decay is -1"):
+        execute(config(settings={"weight_decay": "-1"}), Silent())
     with pytest.raises(DataError, match="no file and no folder"):
         execute(config(data=drift / "missing.csv"), Silent())
     with pytest.raises(DataError, match="no forecast to choose"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,20 +44,23 @@ class GlucoseSettings(Settings):
 
     `train_windows` is the most that are trained on, spread evenly over all; the test part is
     always scored whole. Training stops after `patience` epochs without a better validation loss.
-    `patients` and `days` make the embedded cohort.
+    `patients` and `days` make the embedded cohort; `weight_decay` is AdamW's.
     """
 
     train_windows: int
     patience: int
     patients: int
     days: int
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise ArgumentError for a setting below 1."""
+        """Raise ArgumentError for a count below 1 or a negative weight decay."""
         super().__post_init__()
         for name in ("train_windows", "patience", "patients", "days"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"{name} is {getattr(self, name)}; it is a whole number from 1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ArgumentError(f"weight_decay is {self.weight_decay}; it is a number from 0")
 
 
 PRESETS = {
@@ -81,14 +85,15 @@ PRESETS = {
         days=8,
     ),
     "full": GlucoseSettings(
-        epochs=100,
-        batch=256,
-        learning_rate=2e-3,
-        width=64,
+        epochs=15,
+        batch=128,
+        learning_rate=0.01,
+        width=32,
         train_windows=1_000_000,
-        patience=10,
+        patience=15,
         patients=24,
         days=14,
+        weight_decay=0.3,
     ),
 }
 
@@ -163,7 +168,9 @@ def _train(config: RunConfig, settings: GlucoseSettings, parts: Parts, progress:
         model,
         loader(used, settings.batch, seed=config.seed),
         _loss,
-        optimiser=torch.optim.Adam(model.parameters(), lr=settings.learning_rate),
+        optimiser=torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        ),
         schedule=Schedule(
             settings.epochs,
             cosine=True,
