@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from ode_core.problem import Problem
     from ode_core.solution import Trajectory
 
-VectorField: TypeAlias = Callable[[float, Tensor], Tensor]
-"""What a solver is given as f: counted and checked, on one packed tensor, at a host time."""
+Time: TypeAlias = float | Tensor
+"""A host float with shared steps; with per-sample steps a float64 `[B]` tensor, one a sample."""
+
+VectorField: TypeAlias = Callable[[Any, Tensor], Tensor]
+"""What a solver is given as f: counted and checked, on one packed tensor, at a `Time`."""
 
 Carry: TypeAlias = Any
 """What a solver keeps from step to step: a pytree of tensors, always of the same structure."""
 
-Interpolant: TypeAlias = Callable[[float], Tensor]
-"""The solution within one step, as a function of theta in [0, 1]."""
+Interpolant: TypeAlias = Callable[[Any], Tensor]
+"""The solution within one step, as a function of theta in [0, 1]; `[B]` with per-sample steps."""
 
 
 class Step(NamedTuple):
@@ -34,10 +37,12 @@ class Step(NamedTuple):
     most 1 for a step to be accepted, infinite where the step failed, None where the method has no
     estimate. `carry` is for the next step if this one is accepted, `retry` for the next attempt if
     it is not (None: the carry that was passed in). `dense` is read by `interpolant` alone.
+
+    With per-sample steps `error` is `[B]`, and every tensor of the carries has a leading `[B]`.
     """
 
     y: Tensor
-    error: float | None
+    error: float | Tensor | None
     carry: Carry
     dense: Any
     retry: Carry | None = None
@@ -59,7 +64,12 @@ class Solver(Protocol):
       without what only step-size control needs; otherwise `step` with no tolerance;
     - `slope(carry) -> Tensor | None`, f at the start of the step if the carry holds it, which
       saves the choice of the first step an evaluation;
-    - `error_estimate`, a few words that say which estimate its error is.
+    - `error_estimate`, a few words that say which estimate its error is;
+    - `per_sample = True`, which says that it also takes per-sample steps: `init`, `step` and
+      `interpolant` then get times as float64 `[B]` tensors and a state `[B, ...]`, one row a
+      sample; `tolerance.norm` returns `[B]` errors; a row whose t1 equals its t0 must come out
+      unchanged; `ode_core.rows.along(t1 - t0, y)` scales a state. A solver without it is refused
+      for `stepping="per_sample"`.
     """
 
     @property
@@ -82,14 +92,14 @@ class Solver(Protocol):
     def one_step(self) -> bool:
         """Whether `init` rebuilds the carry exactly."""
 
-    def init(self, field: VectorField, t: float, y: Tensor) -> Carry:
+    def init(self, field: VectorField, t: Any, y: Tensor) -> Carry:
         """Return the carry at the start, and after anything that changed the state or the field."""
 
     def step(
         self,
         field: VectorField,
-        t0: float,
-        t1: float,
+        t0: Any,
+        t1: Any,
         y: Tensor,
         carry: Carry,
         tolerance: Tolerance | None,
@@ -98,12 +108,15 @@ class Solver(Protocol):
 
 
 class Controller(Protocol):
-    """Chooses step sizes from scaled errors; pure, its memory is passed and returned."""
+    """Chooses step sizes from scaled errors; pure, its memory is passed and returned.
+
+    One that has `per_sample = True` also takes errors as `[B]` tensors and then returns tensors.
+    """
 
     def init(self) -> Any:
         """Return the memory at the start."""
 
-    def judge(self, error: float, order: int, memory: Any) -> tuple[bool, float, Any]:
+    def judge(self, error: Any, order: int, memory: Any) -> tuple[Any, Any, Any]:
         """Return whether the step is accepted, the factor on its size, and the memory."""
 
 

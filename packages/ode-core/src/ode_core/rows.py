@@ -1,0 +1,39 @@
+"""Per-sample stepping: one time, one step size and one verdict for each row of the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+def along(x: Tensor, y: Tensor) -> Tensor:
+    """Return numbers `[B]` as `[B, 1, ...]` in the real dtype of `y`, `[B, ...]`, to scale it by.
+
+    A step size in float64 is rounded to the state's dtype only here, where it meets the state.
+    """
+    return x.to(y.dtype.to_real()).view(-1, *(1,) * (y.dim() - 1))
+
+
+def where(mask: Tensor, yes: Any, no: Any) -> Any:
+    """Return the rows of `yes` where `mask`, `[B]`, is true and those of `no` elsewhere.
+
+    `yes` and `no` are tensors with a leading `[B]`, or pytrees of such of one structure.
+    """
+    return pytree.tree_map(lambda a, b: torch.where(_column(mask, a), a, b), yes, no)
+
+
+def take(tree: Any, rows: Tensor) -> Any:
+    """Return the given rows, `[n]` indices, of every tensor of a pytree."""
+    return pytree.tree_map(_taker(rows), tree)
+
+
+def _taker(rows: Tensor) -> Callable[[Any], Any]:
+    return lambda x: x.index_select(0, rows) if isinstance(x, Tensor) and x.dim() else x
+
+
+def _column(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.view(-1, *(1,) * (like.dim() - 1))
