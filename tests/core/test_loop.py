@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ode_core import FixedSteps, PIDController, Step, solve
-from ode_core.control import Tolerance
 from ode_core.problem import neighbours
+from ode_core.tolerance import Tolerance
 from tests.problems import F64
 
 Y0 = torch.zeros(1, dtype=F64)

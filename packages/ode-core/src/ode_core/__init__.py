@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ode_core.api import solve
-    from ode_core.control import FixedSteps, PIDController, Tolerance
+    from ode_core.control import FixedSteps, PIDController
     from ode_core.direct import Direct
     from ode_core.errors import (
         ArgumentError,
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
         tasks,
     )
     from ode_core.solution import Solution, Stats, Status
+    from ode_core.tolerance import Tolerance
 
 _EXPORTS = {
     "solve": "api",
     "FixedSteps": "control",
     "PIDController": "control",
-    "Tolerance": "control",
     "Direct": "direct",
     "ArgumentError": "errors",
     "DataError": "errors",
@@ -79,6 +79,7 @@ _EXPORTS = {
     "Solution": "solution",
     "Stats": "solution",
     "Status": "solution",
+    "Tolerance": "tolerance",
 }
 
 __all__ = [

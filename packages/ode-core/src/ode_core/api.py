@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ode_core import registry
-from ode_core.control import NORM, FixedSteps, PIDController, Tolerance
+from ode_core.control import FixedSteps, PIDController
 from ode_core.errors import ArgumentError, SolveError
 from ode_core.problem import Layout, Problem
 from ode_core.protocols import Controller, GradientMethod, Plan, Solver
 from ode_core.solution import Solution, Status, Trajectory, step_log
 from ode_core.timegrad import move_outputs, move_start
+from ode_core.tolerance import NORM, Tolerance
 
 DEFAULT_SOLVER = "dopri5"
 DEFAULT_GRADIENT = "direct"

@@ -1,82 +1,22 @@
-"""Step-size control: the scaled norm of an error, controllers, and the first step."""
+"""Step-size control: controllers, and the first step."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from ode_core.errors import ArgumentError
+from ode_core.rows import along
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor
-
-    Norm = Callable[[Tensor], float]
-
-NORM = "root mean square of error / (atol + rtol max(|y0|, |y1|))"
-
-
-@dataclass(frozen=True, eq=False)
-class Tolerance:
-    """What error is allowed: `atol + rtol max(|y0|, |y1|)` for each entry of the state.
-
-    `rtol` and `atol` are numbers or tensors that broadcast to the state. `segments` are sizes that
-    add up to those of a flat state: the norm is then the largest of the segments' norms, so that a
-    long segment cannot hide a short one.
-
-    Source: Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, eq. II.4.10-4.11.
-    """
-
-    rtol: float | Tensor
-    atol: float | Tensor
-    segments: tuple[int, ...] = ()
-
-    def norm(self, error: Tensor, y0: Tensor, y1: Tensor) -> float:
-        """Return the scaled norm of an error estimate, infinite where it or `y1` is not finite.
-
-        `error`, `y0` and `y1` have the state's shape and dtype. One value is read from the device.
-        """
-        if error.numel() == 0:
-            return 0.0
-        with torch.no_grad():
-            # A bounded error beside an infinite state would be accepted: 0 times y1 is NaN there.
-            ratio = torch.add(_wide(error), _wide(y1), alpha=0.0)
-            return self.root_mean_square(ratio.abs().div_(self.scale(y0, y1)))
-
-    def scale(self, y0: Tensor, y1: Tensor) -> Tensor:
-        """Return the allowed error of each entry, real, like the state, in fresh memory."""
-        return torch.maximum(_wide(y0).abs(), _wide(y1).abs()).mul_(self.rtol).add_(self.atol)
-
-    def root_mean_square(self, ratio: Tensor) -> float:
-        """Return the root mean square of scaled errors, or the largest one of the segments."""
-        if not self.segments:
-            return finite(_sum_of_squares(ratio).item() / ratio.numel())
-        parts = ratio.split(self.segments)
-        means = [_sum_of_squares(part) / part.numel() for part in parts if part.numel()]
-        return finite(torch.stack(means).max().item())
-
-
-def finite(mean_square: float) -> float:
-    """Return the root of a mean of squares, infinite where it is NaN."""
-    return math.sqrt(mean_square) if mean_square >= 0.0 else math.inf
-
-
-def _sum_of_squares(ratio: Tensor) -> Tensor:
-    # A dot product is one pass and one kernel; it wants one stride.
-    if ratio.is_contiguous():
-        flat = ratio.view(-1)
-        return torch.dot(flat, flat)
-    return ratio.square().sum()
-
-
-def _wide(x: Tensor) -> Tensor:
-    # 16 bits are too few to accumulate in.
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    from ode_core.tolerance import Tolerance
 
 
 @dataclass(frozen=True)
@@ -125,7 +65,7 @@ def _monotone(nodes: Sequence[float]) -> bool:
     return all(a < b for a, b in pairs) or all(a > b for a, b in pairs)
 
 
-PIDMemory = tuple[float, float, bool]
+PIDMemory = tuple[Any, Any, Any]
 
 
 @dataclass(frozen=True)
@@ -135,7 +75,8 @@ class PIDController:
     With error ratios e, e', e'' and the method's order p, the factor is
     `safety * e^-b1 * e'^-b2 * e''^-b3`, where b1 = (P + I + D)/p, b2 = -(P + 2D)/p and b3 = D/p,
     kept within `factor_min` and `factor_max`. The default is the integral controller; after a
-    rejected step the next one does not grow.
+    rejected step the next one does not grow. Steps stay within `dt_min` and `dt_max`, in units of
+    time: a step of size `dt_min` is taken whatever its error, unless it is not finite.
 
     Source: Söderlind, Digital filters in adaptive time-stepping, ACM TOMS 29 (2003), eq. 31;
     Hairer, Nørsett, Wanner I, eq. II.4.13 for safety and bounds.
@@ -147,6 +88,9 @@ class PIDController:
     safety: float = 0.9
     factor_min: float = 0.2
     factor_max: float = 10.0
+    dt_min: float = 0.0
+    dt_max: float = math.inf
+    per_sample: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (0 < self.safety <= 1 and 0 < self.factor_min < 1 < self.factor_max):
@@ -154,13 +98,22 @@ class PIDController:
                 "a controller needs 0 < safety <= 1 and 0 < factor_min < 1 < factor_max; got "
                 f"safety={self.safety}, factor_min={self.factor_min}, factor_max={self.factor_max}"
             )
+        if not (0.0 <= self.dt_min <= self.dt_max and self.dt_max > 0.0):
+            raise ArgumentError(
+                f"a controller needs 0 <= dt_min <= dt_max; got {self.dt_min} and {self.dt_max}"
+            )
 
     def init(self) -> PIDMemory:
         """Return the memory at the start: no errors yet, no rejection."""
         return 1.0, 1.0, False
 
-    def judge(self, error: float, order: int, memory: PIDMemory) -> tuple[bool, float, PIDMemory]:
-        """Return whether a step with this error ratio is accepted, the factor, and the memory."""
+    def judge(self, error: Any, order: int, memory: PIDMemory) -> tuple[Any, Any, PIDMemory]:
+        """Return whether a step with this error ratio is accepted, the factor, and the memory.
+
+        A float gives a bool and a float; errors `[B]` give `[B]` tensors.
+        """
+        if isinstance(error, Tensor):
+            return self._judge_rows(error, order, memory)
         before, earlier, rejected = memory
         accept = error <= 1.0
         if error == 0.0:
@@ -168,15 +121,37 @@ class PIDController:
         elif math.isinf(error):
             factor = self.factor_min
         else:
-            exponents = self._exponents(order)
-            history = error ** exponents[0] * before ** exponents[1] * earlier ** exponents[2]
-            factor = min(max(self.safety / history, self.factor_min), self.factor_max)
+            factor = min(
+                max(self._wanted(error, before, earlier, order), self.factor_min), self.factor_max
+            )
         if not accept:
             return False, min(factor, self.safety), (before, earlier, True)
         if rejected:
             factor = min(factor, 1.0)
         # An error of zero says nothing about the next one, and has no power.
         return True, factor, (max(error, 1e-10), before, False)
+
+    def _judge_rows(
+        self, error: Tensor, order: int, memory: PIDMemory
+    ) -> tuple[Tensor, Tensor, PIDMemory]:
+        before, earlier, rejected = (
+            torch.as_tensor(x, device=error.device).expand_as(error) for x in memory
+        )
+        accept = error <= 1.0
+        # A zero has no power; the least positive number asks for the largest factor all the same.
+        factor = self._wanted(error.clamp(min=1e-300), before, earlier, order)
+        factor = factor.clamp(self.factor_min, self.factor_max)
+        factor = torch.where(accept, factor, factor.clamp(max=self.safety))
+        factor = torch.where(accept & rejected, factor.clamp(max=1.0), factor)
+        kept = torch.where(accept, error.clamp(min=1e-10), before)
+        return accept, factor, (kept, torch.where(accept, before, earlier), ~accept)
+
+    def _wanted(self, error: Any, before: Any, earlier: Any, order: int) -> Any:
+        b1, b2, b3 = self._exponents(order)
+        history = error**b1
+        if b2 or b3:
+            history = history * before**b2 * earlier**b3
+        return self.safety / history
 
     def _exponents(self, order: int) -> tuple[float, float, float]:
         return (
@@ -187,7 +162,7 @@ class PIDController:
 
 
 def first_step(
-    field: Callable[[float, Tensor], Tensor],
+    field: Callable[[Any, Tensor], Tensor],
     span: tuple[float, float],
     y0: Tensor,
     slope: Tensor,
@@ -217,3 +192,30 @@ def first_step(
         return h0 * 1e-3
     h1 = max(1e-6, h0 * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / order)
     return min(100 * h0, h1, length)
+
+
+def first_steps(
+    field: Callable[[Any, Tensor], Tensor],
+    span: tuple[Tensor, Tensor],
+    y0: Tensor,
+    slope: Tensor,
+    order: int,
+    tolerance: Tolerance,
+) -> Tensor:
+    """Return the `[B]` sizes of first steps over spans of two `[B]` times, as `first_step` does."""
+    t0, t1 = span
+    length = (t1 - t0).abs()
+    norm: Any = tolerance.norm
+    with torch.no_grad():
+        y0, slope = y0.detach(), slope.detach()
+        d0, d1 = norm(y0, y0, y0), norm(slope, y0, y0)
+        h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
+        usable = h0.isfinite() & (h0 > 0.0)
+        h0 = torch.minimum(torch.where(usable, h0, length * 1e-6), length)
+        signed = torch.copysign(h0, t1 - t0)
+        ends = torch.where(h0 == length, t1, t0 + signed)
+        ahead = field(ends, torch.addcmul(y0, slope, along(signed, y0)))
+        largest = torch.maximum(d1, norm(ahead - slope, y0, y0) / h0)
+    h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / largest) ** (1 / order))
+    h1 = torch.where(largest.isfinite(), torch.minimum(100 * h0, h1), h0 * 1e-3)
+    return torch.where(usable, torch.minimum(h1, length), h0)

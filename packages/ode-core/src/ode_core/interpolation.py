@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
+from ode_core.rows import along
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
-
-    from ode_core.loops.march import Accepted
-    from ode_core.protocols import Interpolant, Solver
+    from ode_core.protocols import Interpolant, Solver, Step
 
 
 def interpolant(
-    solver: Solver, f: Callable[[float, Tensor], Tensor], accepted: Accepted
+    solver: Solver,
+    f: Callable[[Any, Tensor], Tensor],
+    span: tuple[Any, Any],
+    y0: Tensor,
+    step: Step,
 ) -> Interpolant:
     """Return the solution within an accepted step as a function of theta in [0, 1].
 
-    Building it may evaluate the field; calling it never does.
+    Building it may evaluate the field; calling it never does. Times and thetas are numbers, or
+    `[B]` with per-sample steps.
     """
-    t0, t1, y0, step = accepted.t0, accepted.t1, accepted.y0, accepted.step
+    t0, t1 = span
     own = getattr(solver, "interpolant", None)
     if own is not None:
         made: Interpolant = own(f, t0, t1, y0, step)
@@ -38,16 +43,21 @@ class Hermite:
     Source: Hairer, Nørsett, Wanner I, eq. II.6.7.
     """
 
-    dt: float
+    dt: Any
     y0: Tensor
     k0: Tensor
     y1: Tensor
     k1: Tensor
 
-    def __call__(self, theta: float) -> Tensor:
-        """Return the state at t0 + theta dt, like `y0`."""
+    def __call__(self, theta: Any) -> Tensor:
+        """Return the state at t0 + theta dt, like `y0`; theta and dt are numbers, or both `[B]`."""
         first = theta * (1.0 - theta) ** 2 * self.dt
         second = theta * theta * (theta - 1.0) * self.dt
         rise = theta * theta * (3.0 - 2.0 * theta)
-        y = torch.add(self.y0, torch.sub(self.y1, self.y0), alpha=rise)
+        change = torch.sub(self.y1, self.y0)
+        if isinstance(theta, Tensor):
+            y = torch.addcmul(self.y0, along(rise, change), change)
+            y = torch.addcmul(y, along(first, y), self.k0)
+            return torch.addcmul(y, along(second, y), self.k1)
+        y = torch.add(self.y0, change, alpha=rise)
         return y.add_(self.k0, alpha=first).add_(self.k1, alpha=second)

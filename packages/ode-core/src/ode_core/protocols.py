@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ode_core.control import FixedSteps, Tolerance
+    from ode_core.control import FixedSteps
     from ode_core.problem import Problem
     from ode_core.solution import Trajectory
+    from ode_core.tolerance import Tolerance
 
 Time: TypeAlias = float | Tensor
 """A host float with shared steps; with per-sample steps a float64 `[B]` tensor, one a sample."""

@@ -6,8 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from ode_core import ArgumentError, Step
 from ode_core.interpolation import Hermite
+from ode_core.rows import along
 from ode_solvers.kernels.choose import for_state, named
 from ode_solvers.kernels.contract import Kernel
 from ode_solvers.tableau import Tableau, row_of
@@ -15,12 +19,10 @@ from ode_solvers.tableau import Tableau, row_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
-
     from ode_core import Tolerance
     from ode_core.protocols import Interpolant
 
-    VectorField = Callable[[float, Tensor], Tensor]
+    VectorField = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class RungeKutta:
     kernel: Kernel | str | None = None
     implicit: bool = field(default=False, init=False)
     one_step: bool = field(default=True, init=False)
+    per_sample: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.kernel, str):
@@ -63,7 +66,7 @@ class RungeKutta:
         """Which error estimate decides on the steps."""
         return self.tableau.error_estimate
 
-    def init(self, field: VectorField, t: float, y: Tensor) -> tuple[Tensor, ...]:
+    def init(self, field: VectorField, t: Any, y: Tensor) -> tuple[Tensor, ...]:
         """Return the carry: the slope at the start for an adaptive method."""
         return (field(t, y),) if self.adaptive else ()
 
@@ -74,14 +77,14 @@ class RungeKutta:
     def step(
         self,
         field: VectorField,
-        t0: float,
-        t1: float,
+        t0: Any,
+        t1: Any,
         y: Tensor,
         carry: tuple[Tensor, ...],
         tolerance: Tolerance | None,
     ) -> Step:
         """Advance `y`, any shape, from t0 to t1."""
-        table, kernel = self.tableau, self._kernel(y)
+        table, kernel = self.tableau, self._kernel(t0, y)
         h = kernel.prepare(t1 - t0, y)
         ks, last = self._stages(field, kernel, h, (t0, t1), y, carry)
         if not self.adaptive:
@@ -99,7 +102,7 @@ class RungeKutta:
             y1 = kernel.combine(y, h, table.solution_row, ks)
         if table.last_is_solution:
             return Step(y1, error, (ks[-1],), ks)
-        if error is not None and error > 1.0:
+        if isinstance(error, float) and error > 1.0:
             # Rejected: the slope at an end that nobody will start from is not worth a call.
             return Step(y1, error, carry, ks)
         end = field(t1, y1)
@@ -108,15 +111,15 @@ class RungeKutta:
     def replay(
         self,
         field: VectorField,
-        t0: float,
-        t1: float,
+        t0: Any,
+        t1: Any,
         y: Tensor,
         carry: tuple[Tensor, ...],
         y1: Tensor,
     ) -> Step:
         """Advance `y` again, without the slope at the end and without an error estimate."""
         del y1
-        kernel = self._kernel(y)
+        kernel = self._kernel(t0, y)
         h = kernel.prepare(t1 - t0, y)
         ks, last = self._stages(field, kernel, h, (t0, t1), y, carry)
         if not self.tableau.last_is_solution:
@@ -124,7 +127,7 @@ class RungeKutta:
         return Step(last, None, (), ks)
 
     def interpolant(
-        self, field: VectorField, t0: float, t1: float, y0: Tensor, step: Step
+        self, field: VectorField, t0: Any, t1: Any, y0: Tensor, step: Step
     ) -> Interpolant:
         """Return the table's continuous output, or a cubic through both ends.
 
@@ -137,8 +140,9 @@ class RungeKutta:
         if table.dense is None:
             return Hermite(t1 - t0, y0, ks[0], step.y, ks[-1])
         kernel = named("cpu")
+        h = kernel.prepare(t1 - t0, y0)
         for row, node in zip(table.dense.a, table.dense.c, strict=True):
-            y = kernel.combine(y0, t1 - t0, row_of(row), ks)
+            y = kernel.combine(y0, h, row_of(row), ks)
             ks = (*ks, field(t0 + node * (t1 - t0), y))
         return Polynomial(table, t1 - t0, y0, step.y, ks)
 
@@ -147,7 +151,7 @@ class RungeKutta:
         field: VectorField,
         kernel: Kernel,
         h: Any,
-        span: tuple[float, float],
+        span: tuple[Any, Any],
         y: Tensor,
         carry: tuple[Tensor, ...],
     ) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -164,14 +168,20 @@ class RungeKutta:
             ks.append(field(t1 if node == 1.0 else t0 + node * (t1 - t0), state))
         return tuple(ks), state
 
-    def _kernel(self, y: Tensor) -> Kernel:
-        return for_state(y) if self.kernel is None else self.kernel  # type: ignore[return-value]
+    def _kernel(self, t: Any, y: Tensor) -> Kernel:
+        if self.kernel is None:
+            return for_state(y, shared=not isinstance(t, Tensor))
+        return self.kernel  # type: ignore[return-value]
 
 
-def _damped(norms: tuple[float, ...]) -> float:
+def _damped(norms: tuple[Any, ...]) -> Any:
     if len(norms) == 1:
         return norms[0]
     first, second = norms
+    if isinstance(first, Tensor):
+        damped = first.square() / (first.square() + 0.01 * second.square()).sqrt()
+        # Zero over zero is no error; infinity over infinity is one.
+        return torch.where(damped.isfinite(), damped, torch.where(first == 0.0, second, math.inf))
     if first == 0.0 or math.isinf(first) or math.isinf(second):
         return max(first, second) if math.isinf(max(norms)) else 0.0
     return first * first / math.sqrt(first * first + 0.01 * second * second)
@@ -182,16 +192,26 @@ class Polynomial:
     """A step's continuous output from its slopes."""
 
     tableau: Tableau
-    dt: float
+    dt: Any
     y0: Tensor
     y1: Tensor
     ks: tuple[Tensor, ...]
 
-    def __call__(self, theta: float) -> Tensor:
+    def __call__(self, theta: Any) -> Tensor:
         """Return the state at t0 + theta dt, like `y0`; the ends are the step's own, to the bit."""
+        if isinstance(theta, Tensor):
+            return self._rows(theta)
         if theta == 0.0:
             return self.y0
         if theta == 1.0 or self.tableau.dense is None:
             return self.y1
         row = row_of(self.tableau.dense.weights(theta))
         return named("cpu").combine(self.y0, self.dt, row, self.ks)
+
+    def _rows(self, theta: Tensor) -> Tensor:
+        assert self.tableau.dense is not None  # `interpolant` gives a cubic without it
+        weights = self.tableau.dense.weights_at(theta) * self.dt.unsqueeze(1)
+        state = self.y0
+        for k, weight in zip(self.ks, weights.unbind(1), strict=True):
+            state = torch.addcmul(state, along(weight, k), k)
+        return state

@@ -8,7 +8,9 @@ from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ode_core import ArgumentError
 from ode_solvers.trees import Weights, density, trees, vertices
@@ -40,6 +42,12 @@ class Dense:
             sum(x * power for x, power in zip(row, powers, strict=True))
             for row in self.coefficients
         )
+
+    def weights_at(self, theta: Tensor) -> Tensor:
+        """Return b_i(theta), `[B, stages]` float64, for `[B]` values of theta."""
+        powers = torch.stack([theta ** (j + 1) for j in range(len(self.coefficients[0]))], 1)
+        rows = torch.tensor(self.coefficients, dtype=theta.dtype, device=theta.device)
+        return powers @ rows.T
 
 
 @dataclass(frozen=True, init=False)

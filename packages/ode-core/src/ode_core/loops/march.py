@@ -42,6 +42,11 @@ class Accepted(NamedTuple):
     step: Step
     fresh: bool
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The times at both ends of the step."""
+        return self.t0, self.t1
+
 
 @dataclass
 class Log:

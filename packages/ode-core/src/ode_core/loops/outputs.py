@@ -52,7 +52,7 @@ def forward(
         within = _within(problem, accepted.until, len(states))
         at = None
         if plan.dense or any(problem.times[i] != accepted.t1 for i in within):
-            at = interpolant(plan.solver, f, accepted)
+            at = interpolant(plan.solver, f, accepted.span, accepted.y0, accepted.step)
         states += [state_at(accepted, problem.times[i], at) for i in within]
         if plan.dense and at is not None:
             pieces.append(Piece(accepted.t0, accepted.t1, at))

@@ -174,7 +174,7 @@ class _Replay:
         accepted = Accepted(*kept.ends, y, carry, step, fresh=kept.carry is None)
         at = None
         if any(time != accepted.t1 for time in times):
-            at = interpolant(self.solver, self.problem.field, accepted)
+            at = interpolant(self.solver, self.problem.field, kept.ends[:2], y, step)
         return [state_at(accepted, time, at) for time in times]
 
 

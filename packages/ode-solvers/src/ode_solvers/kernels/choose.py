@@ -37,9 +37,9 @@ def named(name: str) -> Kernel:
     raise ArgumentError(f"kernel is one of {', '.join(NAMES)}, or an object; got {name!r}")
 
 
-def for_state(y: Tensor) -> Kernel:
-    """Return the kernel for a state where none was asked for."""
-    return named("triton" if y.is_cuda and _has_triton() else "cpu")
+def for_state(y: Tensor, *, shared: bool = True) -> Kernel:
+    """Return the kernel for a state where none was asked for, by its device and stepping."""
+    return named("triton" if y.is_cuda and shared and _has_triton() else "cpu")
 
 
 @cache

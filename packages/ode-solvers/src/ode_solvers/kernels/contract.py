@@ -23,8 +23,12 @@ class Kernel(Protocol):
     def name(self) -> str:
         """The name by which it is asked for."""
 
-    def prepare(self, dt: float, y: Tensor) -> Any:
-        """Return the signed step size in the form that the other two take, once a step."""
+    def prepare(self, dt: float | Tensor, y: Tensor) -> Any:
+        """Return the signed step size in the form that the other two take, once a step.
+
+        A number, or with per-sample steps `[B]` for a state `[B, ...]`; a kernel that cannot raises
+        ArgumentError.
+        """
 
     def combine(self, y: Tensor, h: Any, row: Row, ks: Sequence[Tensor]) -> Tensor:
         """Return y + h sum_(i, w) in row w ks[i], differentiable in `y` and `ks`."""
@@ -38,10 +42,11 @@ class Kernel(Protocol):
         errors: Sequence[Row],
         ks: Sequence[Tensor],
         tolerance: Tolerance,
-    ) -> tuple[Tensor, tuple[float, ...]]:
+    ) -> tuple[Tensor, tuple[Any, ...]]:
         """Return the new state and the scaled norm of each error estimate h sum w ks[i].
 
         `y1` is the new state where a stage has it already, else None and it is made here from the
-        row `solution`. A norm is infinite where the estimate or the new state is not finite.
+        row `solution`. A norm is a float, or `[B]` with per-sample steps; it is infinite where the
+        estimate or the new state is not finite.
         Only the state is differentiable.
         """

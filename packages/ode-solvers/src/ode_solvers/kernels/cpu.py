@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ode_core import Tolerance
+from ode_core.rows import along
 from ode_solvers.kernels.reference import wide
 from ode_solvers.tableau import Row
 
@@ -25,43 +27,53 @@ class Chain:
 
     name: str = "cpu"
 
-    def prepare(self, dt: float, y: Tensor) -> float:
-        """Return the step size as it is."""
-        del y
-        return dt
+    def prepare(self, dt: float | Tensor, y: Tensor) -> float | Tensor:
+        """Return the step size as it is, `[B]` ones as `[B, 1, ...]`."""
+        return along(dt, wide(y)) if isinstance(dt, Tensor) else dt
 
-    def combine(self, y: Tensor, h: float, row: Row, ks: Sequence[Tensor]) -> Tensor:
+    def combine(self, y: Tensor, h: float | Tensor, row: Row, ks: Sequence[Tensor]) -> Tensor:
         """Return y + h sum w k."""
         (index, weight), *rest = row
-        total = torch.add(wide(y), wide(ks[index]), alpha=h * weight)
-        for index, weight in rest:
-            total.add_(ks[index], alpha=h * weight)
+        if isinstance(h, Tensor):
+            total = torch.addcmul(wide(y), h, _sum(row, ks))
+        else:
+            total = torch.add(wide(y), wide(ks[index]), alpha=h * weight)
+            for index, weight in rest:
+                total.add_(ks[index], alpha=h * weight)
         return total if total.dtype == y.dtype else total.to(y.dtype)
 
     def finish(
         self,
         y0: Tensor,
         y1: Tensor | None,
-        h: float,
+        h: float | Tensor,
         solution: Row,
         errors: Sequence[Row],
         ks: Sequence[Tensor],
         tolerance: Tolerance,
-    ) -> tuple[Tensor, tuple[float, ...]]:
+    ) -> tuple[Tensor, tuple[Any, ...]]:
         """Return the new state and the norm of each error estimate."""
         y = self.combine(y0, h, solution, ks) if y1 is None else y1
         if y0.numel() == 0:
-            return y, (0.0,) * len(errors)
+            return y, tuple(tolerance.norm(y, y0, y) for _ in errors)
         with torch.no_grad():
             allowed = tolerance.scale(y0, y)
             norms = []
             for row in errors:
-                (index, weight), *rest = row
-                ratio = torch.mul(wide(ks[index]), h * weight)
-                for index, weight in rest:
-                    ratio.add_(ks[index], alpha=h * weight)
+                if isinstance(h, Tensor):
+                    ratio = _sum(row, ks).mul_(h)
+                else:
+                    ratio = _sum([(index, h * weight) for index, weight in row], ks)
                 # An infinite state has an infinite allowance; 0 times it is NaN, and refused.
                 ratio.add_(y, alpha=0.0)
                 ratio = ratio.abs() if ratio.is_complex() else ratio
                 norms.append(tolerance.root_mean_square(ratio.div_(allowed)))
         return y, tuple(norms)
+
+
+def _sum(row: Sequence[tuple[int, float]], ks: Sequence[Tensor]) -> Tensor:
+    (index, weight), *rest = row
+    total = torch.mul(wide(ks[index]), weight)
+    for index, weight in rest:
+        total.add_(ks[index], alpha=weight)
+    return total

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ode_core import ArgumentError, Tolerance
-from ode_core.control import finite
+from ode_core.tolerance import finite
 from ode_solvers.kernels.programs import combine_kernel, finish_kernel
 from ode_solvers.tableau import Row
 
@@ -27,11 +27,17 @@ class Fused:
 
     name: str = "triton"
 
-    def prepare(self, dt: float, y: Tensor) -> Tensor:
+    def prepare(self, dt: float | Tensor, y: Tensor) -> Tensor:
         """Return the step size as a float64 value on the state's device.
 
-        Raises ArgumentError for a state on a device that Triton cannot reach.
+        Raises ArgumentError for a state on a device that Triton cannot reach, and for per-sample
+        steps.
         """
+        if isinstance(dt, Tensor):
+            raise ArgumentError(
+                "kernel='triton' takes one step size for the whole state; take kernel='cpu', which "
+                "runs on every device, for stepping='per_sample'"
+            )
         if not y.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
             raise ArgumentError(
                 f"kernel='triton' needs a state on a CUDA device; this one is on {y.device}: move "

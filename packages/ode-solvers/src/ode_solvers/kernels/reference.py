@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ode_core import Tolerance
+from ode_core.rows import along
 from ode_solvers.tableau import Row
 
 
@@ -18,12 +20,11 @@ class Reference:
 
     name: str = "reference"
 
-    def prepare(self, dt: float, y: Tensor) -> float:
-        """Return the step size as it is."""
-        del y
-        return dt
+    def prepare(self, dt: float | Tensor, y: Tensor) -> float | Tensor:
+        """Return the step size as it is, `[B]` ones as `[B, 1, ...]`."""
+        return along(dt, wide(y)) if isinstance(dt, Tensor) else dt
 
-    def combine(self, y: Tensor, h: float, row: Row, ks: Sequence[Tensor]) -> Tensor:
+    def combine(self, y: Tensor, h: float | Tensor, row: Row, ks: Sequence[Tensor]) -> Tensor:
         """Return y + h sum w k."""
         total = wide(y)
         for index, weight in row:
@@ -34,12 +35,12 @@ class Reference:
         self,
         y0: Tensor,
         y1: Tensor | None,
-        h: float,
+        h: float | Tensor,
         solution: Row,
         errors: Sequence[Row],
         ks: Sequence[Tensor],
         tolerance: Tolerance,
-    ) -> tuple[Tensor, tuple[float, ...]]:
+    ) -> tuple[Tensor, tuple[Any, ...]]:
         """Return the new state and the norm of each error estimate."""
         y = self.combine(y0, h, solution, ks) if y1 is None else y1
         with torch.no_grad():
