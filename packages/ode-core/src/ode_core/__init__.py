@@ -17,10 +17,12 @@ if TYPE_CHECKING:
         DataError,
         OdeError,
         PluginError,
+        PrecisionWarning,
         SolveError,
         UnknownNameError,
         UnsupportedError,
     )
+    from ode_core.events import Event, Occurrence
     from ode_core.hooks import hookimpl
     from ode_core.protocols import GradientMethod, Plan, Progress, RunConfig, Solver, Step, Task
     from ode_core.records import (
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
         solvers,
         tasks,
     )
-    from ode_core.solution import Solution, Stats, Status
+    from ode_core.solution import Solution, State, Stats, Status
     from ode_core.tolerance import Tolerance
 
 _EXPORTS = {
@@ -52,9 +54,12 @@ _EXPORTS = {
     "DataError": "errors",
     "OdeError": "errors",
     "PluginError": "errors",
+    "PrecisionWarning": "errors",
     "SolveError": "errors",
     "UnknownNameError": "errors",
     "UnsupportedError": "errors",
+    "Event": "events",
+    "Occurrence": "events",
     "hookimpl": "hooks",
     "GradientMethod": "protocols",
     "Plan": "protocols",
@@ -77,6 +82,7 @@ _EXPORTS = {
     "solvers": "registry",
     "tasks": "registry",
     "Solution": "solution",
+    "State": "solution",
     "Stats": "solution",
     "Status": "solution",
     "Tolerance": "tolerance",
@@ -87,22 +93,26 @@ __all__ = [
     "CommandRecord",
     "DataError",
     "Direct",
+    "Event",
     "ExecutorRecord",
     "FixedSteps",
     "GradientMethod",
     "GradientRecord",
     "ModelRecord",
+    "Occurrence",
     "OdeError",
     "PIDController",
     "Plan",
     "PluginError",
     "PluginWarning",
+    "PrecisionWarning",
     "Progress",
     "RunConfig",
     "Solution",
     "SolveError",
     "Solver",
     "SolverRecord",
+    "State",
     "Stats",
     "Status",
     "Step",

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ode_core.problem import Field
+    from ode_core.field import Field
 
 
 class Capture(TorchFunctionMode):

@@ -23,6 +23,7 @@ class Direct:
 
     name: str = "direct"
     exact: bool = True
+    per_sample: bool = True
 
     def check(self, problem: Problem, plan: Plan) -> None:
         """Accept every combination."""

@@ -48,6 +48,10 @@ class UnsupportedError(OdeError):
     """Something that the chosen solver or gradient method cannot do."""
 
 
+class PrecisionWarning(UserWarning):
+    """A tolerance, or a step, that the state's dtype cannot hold."""
+
+
 class SolveError(OdeError, RuntimeError):
     """A solve that could not be finished; `solution` holds what was reached, NaN after that."""
 

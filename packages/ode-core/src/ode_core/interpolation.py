@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ode_core.rows import along
+from ode_core.errors import ArgumentError
+from ode_core.rows import along, where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ode_core.protocols import Interpolant, Solver, Step
 
@@ -61,3 +63,33 @@ class Hermite:
             return torch.addcmul(y, along(second, y), self.k1)
         y = torch.add(self.y0, change, alpha=rise)
         return y.add_(self.k0, alpha=first).add_(self.k1, alpha=second)
+
+
+def at_samples(pieces: Sequence[Any], times: Tensor) -> Tensor:
+    """Return the states of B samples, `[n, B, ...]`, at their own times, `[B, n]`.
+
+    `pieces` are the stretches of per-sample steps. Raises ArgumentError for a time that no
+    sample's stretch holds.
+    """
+    states: list[Tensor] = []
+    for t in times.unbind(1):
+        state, found = None, torch.zeros(len(t), dtype=torch.bool)
+        for piece in pieces:
+            own = t.to(piece.t0.device)[piece.rows]
+            inside = (own - piece.t0) * (own - piece.t1) <= 0.0
+            here = piece.accepted & inside & (piece.t1 != piece.t0)
+            if not bool(here.any()):
+                continue
+            theta = torch.where(here, (own - piece.t0) / (piece.t1 - piece.t0), 1.0)
+            values = piece.at(theta)
+            if state is None:
+                state = values.new_full((len(t), *values.shape[1:]), math.nan)
+                found = torch.zeros(len(t), dtype=torch.bool, device=values.device)
+            whole = state[piece.rows]
+            state = state.index_copy(0, piece.rows, where(here, values, whole))
+            found[piece.rows] |= here
+        if state is None or not bool(found.all()):
+            row = int((~found).nonzero()[0])
+            raise ArgumentError(f"t = {float(t[row])} lies outside of the solve of sample {row}")
+        states.append(state)
+    return torch.stack(states)

@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ode_core.control import FixedSteps
     from ode_core.problem import Problem
-    from ode_core.solution import Trajectory
+    from ode_core.solution import State, Trajectory
     from ode_core.tolerance import Tolerance
 
 Time: TypeAlias = float | Tensor
@@ -123,15 +123,19 @@ class Controller(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How a problem is to be solved: objects in place of the names that the user gave."""
+    """How a problem is to be solved: objects in place of the names that the user gave.
+
+    `start` is the state that an earlier solve left, where this one goes on from it.
+    """
 
     solver: Solver
     controller: Controller | FixedSteps
     tolerance: Tolerance | None
-    dt: float | None
+    dt: Any
     max_steps: int
     dense: bool
     record_steps: bool
+    start: State | None = None
 
 
 @runtime_checkable

@@ -18,6 +18,11 @@ def along(x: Tensor, y: Tensor) -> Tensor:
     return x.to(y.dtype.to_real()).view(-1, *(1,) * (y.dim() - 1))
 
 
+def by_row(x: Tensor) -> Tensor:
+    """Return `[B, ...]`, or `[B]`, as `[B, n]`."""
+    return x.reshape(len(x), -1)
+
+
 def where(mask: Tensor, yes: Any, no: Any) -> Any:
     """Return the rows of `yes` where `mask`, `[B]`, is true and those of `no` elsewhere.
 
@@ -29,6 +34,17 @@ def where(mask: Tensor, yes: Any, no: Any) -> Any:
 def take(tree: Any, rows: Tensor) -> Any:
     """Return the given rows, `[n]` indices, of every tensor of a pytree."""
     return pytree.tree_map(_taker(rows), tree)
+
+
+def placed(into: Tensor, places: list[tuple[Tensor, Tensor]], values: list[Tensor]) -> Tensor:
+    """Return `[T, B, ...]` with values `[n, ...]` put in columns and rows, `[n]` each.
+
+    All at once: one scatter for each step would copy the whole in its backward pass.
+    """
+    if not values:
+        return into
+    columns, rows = (torch.cat(index) for index in zip(*places, strict=True))
+    return into.index_put((columns, rows), torch.cat(values))
 
 
 def _taker(rows: Tensor) -> Callable[[Any], Any]:

@@ -13,21 +13,26 @@ import torch
 from torch import Tensor
 
 from ode_core.errors import UnsupportedError
+from ode_core.rows import by_row, where
+from ode_core.samples import SampleProblem
 
 if TYPE_CHECKING:
     from ode_core.problem import Problem
 
 
-def move_start(problem: Problem) -> Tensor:
+def move_start(problem: Problem | SampleProblem) -> Tensor:
     """Return y0, `[...]`, such that its gradient also reaches the first time."""
     moved: Tensor = _Start.apply(problem.y0, problem.ts, problem)
     return moved
 
 
-def move_outputs(problem: Problem, ys: Tensor) -> Tensor:
+def move_outputs(problem: Problem | SampleProblem, ys: Tensor) -> Tensor:
     """Return states `[T, ...]` whose gradients also reach the times; those at t0 are y0 itself."""
+    if isinstance(problem, SampleProblem):
+        moved: Tensor = _SampleOutputs.apply(ys, problem.ts, problem)
+        return moved
     still = problem.times.count(problem.times[0])
-    moved: Tensor = _Outputs.apply(ys[still:], problem.ts, problem)
+    moved = _Outputs.apply(ys[still:], problem.ts, problem)
     return torch.cat([problem.y0.expand(still, *problem.y0.shape), moved])
 
 
@@ -42,10 +47,12 @@ class _Start(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         _once()
         y0, ts = ctx.saved_tensors
-        slope = ctx.problem.field.plain(ctx.problem.times[0], y0)
-        ctx.problem.stats.backward_f_calls += 1
+        problem = ctx.problem
+        rows = isinstance(problem, SampleProblem)
+        slope = problem.field.plain(problem.start if rows else problem.times[0], y0)
+        problem.stats.backward_f_calls += 1
         grad_ts = torch.zeros_like(ts)
-        grad_ts[0] = -_inner(grad, slope)
+        grad_ts[..., 0] = -_inner(grad, slope, rows=rows)
         return grad, grad_ts, None
 
 
@@ -71,8 +78,37 @@ class _Outputs(torch.autograd.Function):
         return grads, grad_ts, None
 
 
-def _inner(grad: Tensor, slope: Tensor) -> Tensor:
-    return torch.sum(grad.conj() * slope).real.to(torch.float64)
+class _SampleOutputs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ys: Tensor, ts: Tensor, problem: SampleProblem) -> Tensor:
+        ctx.problem = problem
+        ctx.save_for_backward(ys, ts)
+        return ys.view_as(ys)
+
+    @staticmethod
+    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        _once()
+        ys, ts = ctx.saved_tensors
+        problem = ctx.problem
+        grad_ts = torch.zeros_like(ts)
+        for index, (grad, y) in enumerate(zip(grads, ys, strict=True)):
+            t = ts[:, index]
+            # The state at the start is y0 whatever its time is; padding has no state.
+            moves = (t != problem.start) & ~t.isnan()
+            asked = by_row(grad != 0).any(1)
+            if not bool((asked & moves).any()):
+                continue
+            slope = problem.field.plain(
+                torch.where(moves, t, problem.start), where(moves, y, problem.y0.detach())
+            )
+            problem.stats.backward_f_calls += 1
+            grad_ts[:, index] = torch.where(moves, _inner(grad, slope, rows=True), 0.0)
+        return grads, grad_ts, None
+
+
+def _inner(grad: Tensor, slope: Tensor, *, rows: bool = False) -> Tensor:
+    products = (grad.conj() * slope).real.to(torch.float64)
+    return by_row(products).sum(1) if rows else products.sum()
 
 
 def _once() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ode_core.rows import take
+from ode_core.rows import by_row, take
 
 NORM = "root mean square of error / (atol + rtol max(|y0|, |y1|))"
 
@@ -84,17 +84,9 @@ class SampleTolerance(Tolerance):
 
     def root_mean_square(self, ratio: Tensor) -> Any:
         """Return the `[B]` root mean squares of scaled errors, infinite where one is NaN."""
-        mean = (
-            ratio.to(torch.float64).square().flatten(1).mean(1)
-            if ratio.dim() > 1
-            else (ratio.to(torch.float64).square())
-        )
+        mean = by_row(ratio.to(torch.float64).square()).mean(1)
         return torch.where(mean.isnan(), math.inf, mean.sqrt())
 
     def rows(self, rows: Tensor) -> SampleTolerance:
         """Return the tolerance of the given rows, `[n]` indices."""
-        chosen = [
-            take(x, rows) if isinstance(x, Tensor) and len(x) > 1 else x
-            for x in (self.rtol, self.atol)
-        ]
-        return SampleTolerance(*chosen)
+        return SampleTolerance(take(self.rtol, rows), take(self.atol, rows))

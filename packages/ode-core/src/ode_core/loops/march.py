@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ode_core.protocols import Carry, Controller, Plan, Step
+    from ode_core.solution import State
 
 
 class Stop(NamedTuple):
@@ -25,6 +26,12 @@ class Stop(NamedTuple):
 
     end: float
     resume: float
+
+
+class Again(NamedTuple):
+    """Sent back in place of a state: the step is to be made anew, this much shorter."""
+
+    factor: float
 
 
 class Accepted(NamedTuple):
@@ -50,12 +57,19 @@ class Accepted(NamedTuple):
 
 @dataclass
 class Log:
-    """What the loop reports: counts, how it ended, and every attempt where that is asked for."""
+    """What the loop reports: counts, how it ended, and every attempt where that is asked for.
+
+    `dt` is the size that the next step would have, `carry` and `memory` the solver's and the
+    controller's at the last accepted step.
+    """
 
     stats: Stats = field(default_factory=Stats)
     status: Status = Status.SUCCESS
     stopped_at: float = math.nan
     attempts: list[tuple[float, float, float, bool]] = field(default_factory=list)
+    dt: float | None = None
+    carry: Carry = None
+    memory: Any = None
 
     def fail(self, status: Status, t: float) -> None:
         """Note why and where the solve stopped."""
@@ -69,12 +83,13 @@ def march(
     stops: Sequence[Stop],
     plan: Plan,
     log: Log,
-) -> Generator[Accepted, Tensor | None, None]:
+) -> Generator[Accepted, Tensor | Again | None, None]:
     """Yield accepted steps from t0 through every stop, in order.
 
     `f` is a field on packed states. A state that is sent back replaces the one just reached (an
-    impulse, a reset): the solver then starts anew from it, with the step size that it had. The
-    loop ends early only by noting a failure on the log.
+    impulse, a reset): the solver then starts anew from it, with the step size that it had. `Again`
+    asks for a shorter step in place of the last, where steps are chosen. The loop ends early only
+    by noting a failure on the log.
     """
     if isinstance(plan.controller, FixedSteps):
         nodes = plan.controller.nodes(t0, stops[-1].end, plan.dt)
@@ -89,9 +104,9 @@ def _given(
     ends: Sequence[Stop],
     plan: Plan,
     log: Log,
-) -> Generator[Accepted, Tensor | None, None]:
+) -> Generator[Accepted, Tensor | Again | None, None]:
     solver = plan.solver
-    carry = solver.init(f, t0, y) if ends else None
+    carry = _start(f, y, t0, plan) if ends else None
     t, fresh = t0, True
     for t1, resume in ends:
         if log.stats.accepted >= plan.max_steps:
@@ -100,7 +115,9 @@ def _given(
         log.stats.accepted += 1
         if plan.record_steps:
             log.attempts.append((t, t1 - t, math.nan, True))
+        log.carry = step.carry
         sent = yield Accepted(t, t1, resume, y, carry, step, fresh)
+        assert not isinstance(sent, Again)  # given steps are not made anew
         y = step.y if sent is None else sent
         t, fresh = resume, sent is not None or resume != t1
         carry = solver.init(f, t, y) if fresh and t1 != ends[-1].end else step.carry
@@ -132,18 +149,20 @@ def _chosen(
     controller: Controller,
     plan: Plan,
     log: Log,
-) -> Generator[Accepted, Tensor | None, None]:
+) -> Generator[Accepted, Tensor | Again | None, None]:
     solver, tolerance, stats = plan.solver, plan.tolerance, log.stats
     order, last = solver.order, stops[-1].end
     if t0 == last:
         return None
     direction = math.copysign(1.0, last - t0)
-    carry = solver.init(f, t0, y)
-    dt = plan.dt if plan.dt is not None else _first(f, y, (t0, stops[0].end), carry, plan)
-    memory = controller.init()
+    carry = _start(f, y, t0, plan)
+    dt, memory = _left(plan, controller)
+    dt = _first(f, y, (t0, stops[0].end), carry, plan) if dt is None else dt
+    least, most = getattr(controller, "dt_min", 0.0), getattr(controller, "dt_max", math.inf)
     t, fresh = t0, True
     for stop in stops:
         while t != stop.end:
+            dt = min(max(dt, least), most)
             t1 = t + direction * dt
             # The slack keeps a sliver of a step off the end.
             cut = (t1 - stop.end) * direction > -1e-9 * dt
@@ -151,7 +170,7 @@ def _chosen(
             if stats.accepted + stats.rejected >= plan.max_steps:
                 return log.fail(Status.MAX_STEPS, t)
             step = solver.step(f, t, t1, y, carry, tolerance)
-            error = 0.0 if step.error is None else step.error
+            error = _ratio(step, least=dt <= least)
             accept, factor, memory = controller.judge(error, order, memory)
             taken = abs(t1 - t)
             if plan.record_steps:
@@ -168,7 +187,12 @@ def _chosen(
             # A step cut short at a stop says little about the size that the next one can have.
             dt = max(dt, taken * factor) if cut and factor >= 1.0 else taken * factor
             until = stop.resume if t1 == stop.end else t1
+            log.dt, log.carry, log.memory = dt, step.carry, memory
             sent = yield Accepted(t, t1, until, y, carry, step, fresh)
+            if isinstance(sent, Again):
+                stats.accepted, stats.rejected = stats.accepted - 1, stats.rejected + 1
+                dt = taken * sent.factor
+                continue
             t, y, carry = t1, step.y if sent is None else sent, step.carry
             fresh = sent is not None or until != t1
             if fresh and t != last:
@@ -177,6 +201,27 @@ def _chosen(
                 return log.fail(Status.STEP_TOO_SMALL, t)
         t = stop.resume
     return None
+
+
+def _start(f: Callable[[float, Tensor], Tensor], y: Tensor, t0: float, plan: Plan) -> Carry:
+    # A carry that can be made anew is: f may have changed since the solve that left it.
+    start = plan.start
+    if start is None or start.carry is None or plan.solver.one_step:
+        return plan.solver.init(f, t0, y)
+    return start.carry
+
+
+def _left(plan: Plan, controller: Controller) -> tuple[Any, Any]:
+    # What the solve before has left counts before what would be sought anew.
+    start: State | None = plan.start
+    memory = controller.init() if start is None or start.memory is None else start.memory
+    return (plan.dt if start is None or start.dt is None else start.dt), memory
+
+
+def _ratio(step: Step, *, least: bool) -> float:
+    error = 0.0 if step.error is None else float(step.error)
+    # The least step is taken whatever its error is, unless that is none at all.
+    return min(error, 1.0) if least and error < math.inf else error
 
 
 def _smallest(t: float, direction: float) -> float:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
 from ode_core.control import FixedSteps
+from ode_core.events import Seen, Watch
 from ode_core.interpolation import interpolant
-from ode_core.loops.march import Accepted, Log, march, stops_between
+from ode_core.loops.march import Accepted, Again, Log, march, stops_between
+from ode_core.loops.quadrature import GAUSS
+from ode_core.loops.sample_outputs import SampleTrajectory, forward_samples
 from ode_core.problem import neighbours
-from ode_core.solution import Piece, Status, Trajectory
+from ode_core.samples import SampleProblem
+from ode_core.solution import End, Node, Piece, Status, Trajectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,51 +27,182 @@ if TYPE_CHECKING:
     from ode_core.protocols import Plan
 
 
+# How often in a row a step is made a quarter as long, to see whether an event is there.
+_SHORTENED = 3
+
+
 def stops_of(problem: Problem) -> list[Stop]:
     """Return where steps of this problem must end: at both sides of jumps, and at the end."""
     sides = [neighbours(jump, problem.time_dtype, problem.direction) for jump in problem.jumps]
     return stops_between(problem.times[0], problem.times[-1], sides)
 
 
+@overload
 def forward(
     problem: Problem,
     plan: Plan,
     *,
     on_step: Callable[[Accepted, list[int]], None] | None = None,
-    watched: Callable[[float, Tensor], Tensor] | None = None,
-) -> Trajectory:
-    """Solve and return the states at the requested times, NaN after a failure.
+    watched: Callable[[Any, Tensor], Tensor] | None = None,
+) -> Trajectory: ...
 
-    `on_step` sees every accepted step with the indices of the outputs that it answered for.
+
+@overload
+def forward(problem: SampleProblem, plan: Plan) -> SampleTrajectory: ...
+
+
+def forward(
+    problem: Problem | SampleProblem,
+    plan: Plan,
+    *,
+    on_step: Callable[[Accepted, list[int]], None] | None = None,
+    watched: Callable[[Any, Tensor], Tensor] | None = None,
+) -> Trajectory | SampleTrajectory:
+    """Solve and return the states at the requested times, those of events and quadrature nodes.
+
+    `on_step` sees every accepted step with the indices of the states that it answered for.
     `watched` is called in place of the problem's field, which it calls in turn. Gradients are
-    recorded if they are enabled.
+    recorded if they are enabled. A `SampleProblem` gives a `SampleTrajectory`.
     """
+    if isinstance(problem, SampleProblem):
+        return forward_samples(problem, plan)
     field, log = problem.field, Log(problem.stats)
     f = field if watched is None else watched
+    every = tuple(range(len(problem.times)))
     if problem.y0.numel() == 0:
-        return Trajectory(torch.stack([problem.y0] * len(problem.times)), log.stats)
-    pieces: list[Piece] = []
+        ys = torch.stack([problem.y0] * len(problem.times))
+        return Trajectory(ys, log.stats, times=problem.times, wanted=every)
     calls = field.calls
-    states = [problem.y0] * problem.times.count(problem.times[0])
-    for accepted in march(f, problem.y0, problem.times[0], stops_of(problem), plan, log):
-        within = _within(problem, accepted.until, len(states))
-        at = None
-        if plan.dense or any(problem.times[i] != accepted.t1 for i in within):
-            at = interpolant(plan.solver, f, accepted.span, accepted.y0, accepted.step)
-        states += [state_at(accepted, problem.times[i], at) for i in within]
-        if plan.dense and at is not None:
-            pieces.append(Piece(accepted.t0, accepted.t1, at))
-        if on_step is not None:
-            on_step(accepted, within)
-    if log.status is Status.NOT_FINITE and isinstance(plan.controller, FixedSteps):
-        states = _finite_only(states)
-    missing = len(problem.times) - len(states)
-    states += [torch.full_like(problem.y0, float("nan"))] * missing
+    rows = _Rows(problem, plan)
+    steps = march(f, problem.y0, problem.times[0], stops_of(problem), plan, log)
+    accepted = next(steps, None)
+    while accepted is not None:
+        again = rows.look(f, accepted)
+        if again is None:
+            reached = rows.take(accepted)
+            if on_step is not None:
+                on_step(accepted, reached)
+        if rows.halted is not None:
+            log.status, log.stopped_at = Status.EVENT, rows.halted
+            break
+        try:
+            accepted = steps.send(again)
+        except StopIteration:
+            accepted = None
     log.stats.f_calls += field.calls - calls
     field.forget()
+    kept = len(rows.states)
+    if log.status is Status.NOT_FINITE and isinstance(plan.controller, FixedSteps):
+        kept = _finite(rows.states)
     return Trajectory(
-        torch.stack(states), log.stats, log.status, log.stopped_at, log.attempts, pieces
+        torch.stack(rows.states[:kept]),
+        log.stats,
+        log.status,
+        log.stopped_at,
+        log.attempts,
+        rows.pieces,
+        tuple(rows.times[:kept]),
+        tuple(row for row in rows.wanted if row < kept),
+        tuple(rows.events),
+        tuple(rows.nodes),
+        End(log.dt, log.carry, log.memory),
     )
+
+
+class _Rows:
+    """Collects states in the order of time: requested ones, those of events, quadrature nodes."""
+
+    def __init__(self, problem: Problem, plan: Plan) -> None:
+        self._problem, self._plan = problem, plan
+        given = problem.given
+        self._watch = Watch(problem.field, given.events) if given.events else None
+        self._integrand = given.integrand is not None
+        count = problem.times.count(problem.times[0])
+        self.states = [problem.y0] * count
+        self.times = list(problem.times[:count])
+        self.wanted = list(range(count))
+        self.events: list[tuple[int, int]] = []
+        self.nodes: list[Node] = []
+        self.pieces: list[Piece] = []
+        self.halted: float | None = None
+        self._at: Callable[[float], Tensor] | None = None
+        self._within: list[int] = []
+        self._seen: list[Seen] = []
+        self._shortened = 0
+
+    def look(self, f: Callable[[Any, Tensor], Tensor], accepted: Accepted) -> Again | None:
+        """Prepare for a step; ask for a shorter one where its error may hide an event."""
+        problem, plan = self._problem, self._plan
+        self._within = _within(problem, accepted.until, len(self.wanted))
+        self._at, self._seen = None, []
+        asked = plan.dense or self._watch is not None or self._integrand
+        if asked or any(problem.times[i] != accepted.t1 for i in self._within):
+            self._at = interpolant(plan.solver, f, accepted.span, accepted.y0, accepted.step)
+        if self._watch is None or self._at is None:
+            return None
+        fresh = accepted.t0 == problem.times[0]
+        self._seen, near = self._watch.within(accepted.span, self._at, fresh=fresh)
+        chosen = not isinstance(plan.controller, FixedSteps)
+        if near and not self._seen and chosen and self._shortened < _SHORTENED:
+            self._shortened += 1
+            return Again(0.25)
+        self._shortened = 0
+        return None
+
+    def take(self, accepted: Accepted) -> list[int]:
+        """Take what lies in an accepted step; return the indices of the new states."""
+        problem, plan, at, within = self._problem, self._plan, self._at, self._within
+        if plan.dense and at is not None:
+            self.pieces.append(Piece(accepted.t0, accepted.t1, at))
+        before = len(self.states)
+        if self._watch is None and not self._integrand:
+            for i in within:
+                self._add(accepted, at, problem.times[i])
+                self.wanted.append(len(self.states) - 1)
+        else:
+            self._mixed(accepted, at, within)
+        return list(range(before, len(self.states)))
+
+    def _mixed(
+        self, accepted: Accepted, at: Callable[[float], Tensor] | None, within: list[int]
+    ) -> None:
+        problem, seen = self._problem, self._seen
+        sign = problem.direction
+        if seen and problem.given.events[seen[-1].event].stops:
+            self.halted = seen[-1].t
+            within = [i for i in within if (problem.times[i] - self.halted) * sign <= 0.0]
+        marks: list[tuple[float, Any]] = [(problem.times[i], None) for i in within]
+        marks += [(one.t, one) for one in seen]
+        if self._integrand:
+            end = accepted.t1 if self.halted is None else self.halted
+            marks += self._gauss(accepted.t0, end, within)
+        marks.sort(key=lambda mark: sign * mark[0])
+        for t, what in marks:
+            self._add(accepted, at, t)
+            row = len(self.states) - 1
+            if what is None:
+                self.wanted.append(row)
+            elif isinstance(what, Seen):
+                self.events.append((row, what.event))
+            else:
+                self.nodes.append(what._replace(row=row))
+
+    def _gauss(self, t0: float, t1: float, within: list[int]) -> list[tuple[float, Node]]:
+        """Return quadrature nodes between the outputs of a step, with the outputs they count to."""
+        problem = self._problem
+        inner = [i for i in within if (problem.times[i] - t1) * problem.direction < 0.0]
+        ends = [t0, *(problem.times[i] for i in inner), t1]
+        first = len(self.wanted)
+        return [
+            (a + node * (b - a), Node(-1, first + k, weight * (b - a)))
+            for k, (a, b) in enumerate(pairwise(ends))
+            if a != b
+            for node, weight in GAUSS
+        ]
+
+    def _add(self, accepted: Accepted, at: Callable[[float], Tensor] | None, t: float) -> None:
+        self.times.append(t)
+        self.states.append(state_at(accepted, t, at))
 
 
 def _within(problem: Problem, until: float, reached: int) -> list[int]:
@@ -85,6 +221,7 @@ def state_at(accepted: Accepted, t: float, at: Callable[[float], Tensor] | None)
     return at((t - t0) / (t1 - t0))
 
 
-def _finite_only(states: list[Tensor]) -> list[Tensor]:
+def _finite(states: list[Tensor]) -> int:
+    """Return how many states come before the first that is not finite."""
     flags = torch.stack([torch.isfinite(state.detach()).all() for state in states]).tolist()
-    return states[: flags.index(False)] if False in flags else states
+    return flags.index(False) if False in flags else len(flags)

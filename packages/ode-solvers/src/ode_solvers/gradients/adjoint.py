@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ode_core import Plan, Solver
+    from ode_core.field import Field
     from ode_core.loops.march import Accepted
-    from ode_core.problem import Field, Problem
+    from ode_core.problem import Problem
     from ode_core.solution import Trajectory
 
 
@@ -69,9 +70,10 @@ class Adjoint:
         detached = replace(problem, y0=problem.y0.detach())
         with torch.no_grad():
             trajectory = forward(detached, plan, on_step=keep, watched=watched)
-        if trajectory.status is not Status.SUCCESS:
+        if trajectory.status.failed:
             return trajectory
-        pull = _Backward(problem, self._plan(plan), tuple(nodes))
+        problem = problem.at(trajectory.times, trajectory.wanted)
+        pull = _Backward(problem, self._plan(plan), _until(nodes, problem.times[-1]))
         tensors = watched.tensors
         if problem.ts.requires_grad:
             tensors = (*tensors, problem.ts)
@@ -172,6 +174,12 @@ class _Backward:
         stops = {t: Stop(t, t) for t in (*impulses, start) if t not in reached}
         stops |= {jump.resume: Stop(jump.resume, jump.end) for jump in jumps}
         return [stops[t] for t in sorted(stops, reverse=last > start)]
+
+
+def _until(nodes: Sequence[float], end: float) -> tuple[float, ...]:
+    """Return the nodes of a solve that an event may have ended within its last step."""
+    sign = 1.0 if nodes[-1] >= nodes[0] else -1.0
+    return (*(node for node in nodes if (node - end) * sign < 0.0), end)
 
 
 def _before_jump(t: float, jumps: Sequence[Stop], direction: float) -> float:

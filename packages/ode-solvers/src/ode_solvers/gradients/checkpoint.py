@@ -14,7 +14,6 @@ from ode_core.capture import Watched
 from ode_core.interpolation import interpolant
 from ode_core.loops.march import Accepted
 from ode_core.loops.outputs import forward, state_at
-from ode_core.solution import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,9 +85,10 @@ class Checkpoint:
         detached = replace(problem, y0=problem.y0.detach())
         with torch.no_grad():
             trajectory = forward(detached, plan, on_step=keep, watched=watched)
-        if trajectory.status is not Status.SUCCESS:
+        if trajectory.status.failed:
             return trajectory
-        pull = _Replay(problem, plan.solver, tuple(steps))
+        placed = problem.at(trajectory.times, trajectory.wanted)
+        pull = _Replay(placed, plan.solver, tuple(steps))
         trajectory.ys = attach(self.name, pull, trajectory.ys, problem.y0, watched.tensors)
         return trajectory
 

@@ -1,0 +1,93 @@
+"""The only wrapper of the user's f, between it and everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ode_core.errors import ArgumentError
+from ode_core.layout import Layout
+
+
+class Field:
+    """The only wrapper of the user's f: counts, gives it time and structure, checks its answer."""
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        layout: Layout,
+        y0: Tensor,
+        dtypes: tuple[torch.dtype, torch.dtype],
+        args: tuple[Any, ...] = (),
+    ) -> None:
+        self.f = f
+        self.args = args
+        self.layout = layout
+        self.calls = 0
+        self._time_dtype, self._dtype = dtypes
+        self._device = y0.device
+        # A 16-bit state travels in 32 bits: steps would otherwise be lost in its rounding.
+        self._packed = y0.dtype
+        self._last: Tensor | None = None
+        self._last_version = 0
+
+    def __call__(self, t: float | Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt at a time (host float, 0-d or `[B]`) and a packed state, like the state."""
+        self.calls += 1
+        version = _version(y)
+        out = self.plain(t, y)
+        if _version(y) != version:
+            raise ArgumentError(
+                "f wrote into the state that it was given; let it return a new tensor"
+            )
+        if self._last is not None and _version(self._last) != self._last_version:
+            raise ArgumentError(
+                "f wrote into a tensor that it had returned before; let it return a new tensor"
+            )
+        self._last, self._last_version = out, _version(out)
+        return out
+
+    def plain(self, t: float | Tensor, y: Tensor) -> Tensor:
+        """Return what `__call__` does, uncounted and without the checks on writing."""
+        layout = self.layout
+        out = self.f(self.time(t), layout.unpack(self.seen(y)), *self.args)
+        if layout.spec is not None or type(out) is not Tensor or out.shape != y.shape:
+            out = layout.pack(out, "what f returns")
+            if out.shape != y.shape:
+                raise ArgumentError(
+                    f"f returns as many rows as it was given, {len(y)}; got {len(out)}"
+                )
+        if out.dtype != self._dtype:
+            out = self._cast(out)
+        return out if self._packed == self._dtype else out.to(self._packed)
+
+    def time(self, t: float | Tensor) -> Tensor:
+        """Return a time as f gets it: in its dtype, on the state's device."""
+        if isinstance(t, Tensor):
+            return t.to(self._device, self._time_dtype)
+        return torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+
+    def seen(self, y: Tensor) -> Tensor:
+        """Return a packed state in the dtype in which f gets it."""
+        return y if self._packed == self._dtype else y.to(self._dtype)
+
+    def forget(self) -> None:
+        """Let go of the last slope, so that a kept field does not keep a graph."""
+        self._last = None
+
+    def _cast(self, out: Tensor) -> Tensor:
+        both_float = out.is_floating_point() and self._dtype.is_floating_point
+        if both_float and torch.is_autocast_enabled(self._device.type):
+            return out.to(self._dtype)
+        raise ArgumentError(
+            f"f returns the dtype of the state, {self._dtype}; got {out.dtype} "
+            "(outside of autocast nothing is cast)"
+        )
+
+
+def _version(x: Tensor) -> int:
+    # Inference tensors keep no version; nothing can be checked there.
+    return 0 if x.is_inference() else x._version
