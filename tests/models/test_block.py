@@ -129,3 +129,15 @@ def test_fields_keep_shapes_and_see_the_time_or_not():
     mlp = MLPField(3, 16)
     assert mlp(early, torch.randn(4, 5, 3)).shape == (4, 5, 3)
     assert [groups(width) for width in (64, 48, 16, 7)] == [8, 4, 2, 1]
+
+
+def test_per_sample_steps_are_each_samples_own():
+    y0 = torch.tensor([[1.0], [30.0]], dtype=torch.float64)
+    block = ODEBlock(lambda t, y: -(y**3), solver="tsit5", stepping="per_sample")
+    together = block(y0)
+    few, many = block.stats.f_calls.tolist()
+    assert many > 2 * few
+    assert torch.allclose(together[:1], block(y0[:1]), atol=1e-14)
+    assert "stepping=per_sample" in repr(block)
+    with pytest.raises(ArgumentError, match="stepping is 'shared' or 'per_sample'; got 'own'"):
+        ODEBlock(lambda t, y: y, stepping="own")

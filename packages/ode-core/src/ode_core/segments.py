@@ -64,9 +64,9 @@ def solve_pieces(problem: Problem, plan: Plan, method: GradientMethod) -> Whole:
         trajectory = _piece(rest, plan, method)
         # The state in which this piece starts is at no time that was asked for.
         trajectory.wanted = trajectory.wanted[1:]
+        trajectory.nodes = tuple(n._replace(output=n.output - 1) for n in trajectory.nodes)
         reached += [trajectory.ys[row] for row in trajectory.wanted]
-    if len(reached) != len(trajectory.ys):
-        whole.ys = torch.stack(reached)
+    whole.ys = torch.stack(reached)
     if not whole.status.failed:
         whole.state = _state(whole, rest, trajectory)
     missing = len(problem.times) - len(reached)

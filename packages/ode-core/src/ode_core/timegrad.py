@@ -30,10 +30,11 @@ def move_outputs(problem: Problem | SampleProblem, ys: Tensor) -> Tensor:
     """Return states `[T, ...]` whose gradients also reach the times; those at t0 are y0 itself."""
     if isinstance(problem, SampleProblem):
         moved: Tensor = _SampleOutputs.apply(ys, problem.ts, problem)
-        return moved
-    still = problem.times.count(problem.times[0])
-    moved = _Outputs.apply(ys[still:], problem.ts, problem)
-    return torch.cat([problem.y0.expand(still, *problem.y0.shape), moved])
+        still = (problem.ts.detach() == problem.start[:, None]).T
+        return torch.where(still.view(*still.shape, *(1,) * (ys.dim() - 2)), problem.y0, moved)
+    count = problem.times.count(problem.times[0])
+    moved = _Outputs.apply(ys[count:], problem.ts, problem)
+    return torch.cat([problem.y0.expand(count, *problem.y0.shape), moved])
 
 
 class _Start(torch.autograd.Function):

@@ -21,7 +21,7 @@ class ODEBlock(nn.Module):
     """The flow of a vector field from the first of its times to the others.
 
     `field(t, y) -> dy/dt` is a module or any callable. `t` are two times or more, in one
-    direction; solver, gradient, tolerances and `dt` are those of `ode_core.solve`. `stats` says
+    direction; solver, gradient, tolerances, `dt` and stepping are those of `ode_core.solve`. `stats` says
     what the last call cost, None before it; it is no part of the state dict.
 
     Raises ArgumentError for times that cannot be solved over and for settings that do not go
@@ -38,8 +38,11 @@ class ODEBlock(nn.Module):
         rtol: float | None = None,
         atol: float | None = None,
         dt: float | None = None,
+        stepping: str = "shared",
     ) -> None:
         super().__init__()
+        if stepping not in ("shared", "per_sample"):
+            raise ArgumentError(f"stepping is 'shared' or 'per_sample'; got {stepping!r}")
         check_settings(field, solver, gradient, rtol=rtol, atol=atol, dt=dt)
         times = tuple(float(time) for time in t)
         rising = all(a < b for a, b in pairwise(times))
@@ -55,6 +58,7 @@ class ODEBlock(nn.Module):
         self.rtol = rtol
         self.atol = atol
         self.dt = dt
+        self.stepping = stepping
         self.stats: Stats | None = None
 
     def forward(self, y0: Any) -> Any:
@@ -71,6 +75,7 @@ class ODEBlock(nn.Module):
             rtol=self.rtol,
             atol=self.atol,
             dt=self.dt,
+            stepping=self.stepping,
         )
         self.stats = solution.stats
         if len(self.t) > 2:
@@ -86,6 +91,7 @@ class ODEBlock(nn.Module):
             "rtol": self.rtol,
             "atol": self.atol,
             "dt": self.dt,
+            "stepping": None if self.stepping == "shared" else self.stepping,
         }
         return ", ".join(f"{name}={value}" for name, value in parts.items() if value is not None)
 
