@@ -150,11 +150,11 @@ def test_least_and_greatest_steps():
         PIDController(dt_min=2.0, dt_max=1.0)
 
 
-def test_a_least_step_does_not_accept_what_is_not_finite():
-    controller = PIDController(dt_min=0.1)
-    blown = solve(lambda t, y: y * math.inf, Y0, [0.0, 1.0], controller=controller,
-                  on_failure="return")  # fmt: skip
-    assert blown.status is ode_core.Status.NOT_FINITE
+@pytest.mark.parametrize("stepping", ["shared", "per_sample"])
+def test_a_least_step_does_not_accept_what_is_not_finite(stepping):
+    options = dict(controller=PIDController(dt_min=0.1), stepping=stepping, on_failure="return")
+    blown = solve(lambda t, y: y * math.inf, Y0[None], [0.0, 1.0], **options)
+    assert blown.status in (ode_core.Status.NOT_FINITE, (ode_core.Status.NOT_FINITE,))
 
 
 @pytest.mark.parametrize("controller", [None, PIDController(0.4, 0.3), FixedSteps()])

@@ -21,8 +21,8 @@ class ODEBlock(nn.Module):
     """The flow of a vector field from the first of its times to the others.
 
     `field(t, y) -> dy/dt` is a module or any callable. `t` are two times or more, in one
-    direction; solver, gradient, tolerances, `dt` and stepping are those of `ode_core.solve`. `stats` says
-    what the last call cost, None before it; it is no part of the state dict.
+    direction; solver, gradient, tolerances, `dt` and stepping are those of `ode_core.solve`.
+    `stats` says what the last call cost, None before it; it is no part of the state dict.
 
     Raises ArgumentError for times that cannot be solved over and for settings that do not go
     together, UnknownNameError for a solver or gradient method that nobody registers.

@@ -179,8 +179,8 @@ def _chosen(
                 stats.rejected += 1
                 dt = taken * factor
                 carry = carry if step.retry is None else step.retry
-                if dt < _smallest(t, direction):
-                    blown = math.isinf(error)
+                blown = math.isinf(error)
+                if dt < _smallest(t, direction) or (blown and taken <= least):
                     return log.fail(Status.NOT_FINITE if blown else Status.STEP_TOO_SMALL, t)
                 continue
             stats.accepted += 1

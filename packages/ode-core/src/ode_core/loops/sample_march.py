@@ -166,6 +166,7 @@ def _fail(part: Part, plan: Plan, log: SampleLog, error: Tensor | None, made: St
     if error is not None:
         ahead = torch.nextafter(part.t, part.sign * math.inf)
         small = live & (part.dt < 10.0 * (ahead - part.t).abs())
+        small |= live & error.isinf() & (part.dt < getattr(plan.controller, "dt_min", 0.0))
         code = torch.where(error.isinf(), _NOT_FINITE, _TOO_SMALL)
         _note(part, log, small, code)
     else:
