@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from ode_core.events import Event, Occurrence
     from ode_core.hooks import hookimpl
+    from ode_core.inputs import Control
     from ode_core.protocols import GradientMethod, Plan, Progress, RunConfig, Solver, Step, Task
     from ode_core.records import (
         CommandRecord,
@@ -61,6 +62,7 @@ _EXPORTS = {
     "Event": "events",
     "Occurrence": "events",
     "hookimpl": "hooks",
+    "Control": "inputs",
     "GradientMethod": "protocols",
     "Plan": "protocols",
     "Progress": "protocols",
@@ -91,6 +93,7 @@ _EXPORTS = {
 __all__ = [
     "ArgumentError",
     "CommandRecord",
+    "Control",
     "DataError",
     "Direct",
     "Event",
