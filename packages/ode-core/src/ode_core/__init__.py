@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ode_core.api import solve
     from ode_core.control import FixedSteps, PIDController
+    from ode_core.control import FixedSteps, PIDController, Tolerance
+    from ode_core.convergence import Convergence, check_convergence
     from ode_core.direct import Direct
     from ode_core.errors import (
         ArgumentError,
@@ -50,6 +52,9 @@ _EXPORTS = {
     "solve": "api",
     "FixedSteps": "control",
     "PIDController": "control",
+    "Tolerance": "control",
+    "Convergence": "convergence",
+    "check_convergence": "convergence",
     "Direct": "direct",
     "ArgumentError": "errors",
     "DataError": "errors",
@@ -94,6 +99,7 @@ __all__ = [
     "ArgumentError",
     "CommandRecord",
     "Control",
+    "Convergence",
     "DataError",
     "Direct",
     "Event",
@@ -124,6 +130,7 @@ __all__ = [
     "Tolerance",
     "UnknownNameError",
     "UnsupportedError",
+    "check_convergence",
     "executors",
     "gradients",
     "hookimpl",
