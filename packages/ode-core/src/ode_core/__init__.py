@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     )
     from ode_core.solution import Solution, State, Stats, Status
     from ode_core.tolerance import Tolerance
+    from ode_core.solution import Solution, Stats, Status
+    from ode_core.steady import SteadyState, steady_state
 
 _EXPORTS = {
     "solve": "api",
@@ -93,6 +95,8 @@ _EXPORTS = {
     "Stats": "solution",
     "Status": "solution",
     "Tolerance": "tolerance",
+    "SteadyState": "steady",
+    "steady_state": "steady",
 }
 
 __all__ = [
@@ -124,6 +128,7 @@ __all__ = [
     "State",
     "Stats",
     "Status",
+    "SteadyState",
     "Step",
     "Task",
     "TaskRecord",
@@ -138,6 +143,7 @@ __all__ = [
     "register",
     "solve",
     "solvers",
+    "steady_state",
     "tasks",
 ]
 
