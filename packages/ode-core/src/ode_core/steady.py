@@ -102,7 +102,7 @@ def _settled(
         if rate <= goal and polish:
             root, reached = way.polished(t, y)
             if reached <= tolerance:
-                return root, t, reached, True
+                return root, t, reached, reached < rate
             goal = max(tolerance, goal / 10.0)
         if rate <= tolerance:
             return y, t, rate, False
