@@ -139,3 +139,21 @@ def test_a_state_without_dimensions():
 def test_what_solve_refuses_is_refused_in_its_words():
     with pytest.raises(ArgumentError, match="floating point or complex"):
         check_convergence(lambda t, y: -y, torch.tensor([1]), [0.0, 1.0], loss=lambda s: s.ys.sum())
+
+
+def test_samples_with_steps_of_their_own_and_padded_times():
+    y0 = torch.ones(2, 1, dtype=F64)
+    t = torch.tensor([[0.0, 1.0, 2.0], [0.0, 0.5, math.nan]], dtype=F64)
+    found = check_convergence(
+        lambda t, y: -y, y0, t, stepping="per_sample", loss=lambda s: s.ys[1].sum()
+    )
+    assert 0.0 < found.result < 1e-4
+    assert 0.0 < found.gradient < 1e-4
+    assert found.f_calls[0] < found.f_calls[1]
+
+
+def test_a_solve_that_goes_on():
+    state = solve(oscillator, Y0, [0.0, 1.0]).state
+    found = check_convergence(oscillator, state, [1.0, 2.0], loss=last)
+    assert 0.0 < found.result < 1e-3
+    assert found.gradient is None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ode_core.api import solve
     from ode_core.control import FixedSteps, PIDController
-    from ode_core.control import FixedSteps, PIDController, Tolerance
     from ode_core.convergence import Convergence, check_convergence
     from ode_core.direct import Direct
     from ode_core.errors import (
@@ -46,15 +45,13 @@ if TYPE_CHECKING:
         tasks,
     )
     from ode_core.solution import Solution, State, Stats, Status
-    from ode_core.tolerance import Tolerance
-    from ode_core.solution import Solution, Stats, Status
     from ode_core.steady import SteadyState, steady_state
+    from ode_core.tolerance import Tolerance
 
 _EXPORTS = {
     "solve": "api",
     "FixedSteps": "control",
     "PIDController": "control",
-    "Tolerance": "control",
     "Convergence": "convergence",
     "check_convergence": "convergence",
     "Direct": "direct",
@@ -94,9 +91,9 @@ _EXPORTS = {
     "State": "solution",
     "Stats": "solution",
     "Status": "solution",
-    "Tolerance": "tolerance",
     "SteadyState": "steady",
     "steady_state": "steady",
+    "Tolerance": "tolerance",
 }
 
 __all__ = [

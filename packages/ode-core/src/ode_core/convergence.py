@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ode_core import registry
-from ode_core.api import DEFAULT_ATOL, DEFAULT_GRADIENT, DEFAULT_RTOL, DEFAULT_SOLVER, solve
+from ode_core.api import DEFAULT_GRADIENT, DEFAULT_SOLVER, solve
 from ode_core.control import FixedSteps
 from ode_core.errors import ArgumentError
+from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
 from ode_core.solution import Solution
 
 Gradients = dict[int, tuple[Tensor, Tensor | None]]
@@ -160,7 +161,11 @@ def _solved(
             )
         if not value.requires_grad:
             return solution, float(value), None
-        starts = {-1 - i: leaf for i, leaf in enumerate(pytree.tree_leaves(start))}
+        starts = {
+            -1 - i: leaf
+            for i, leaf in enumerate(pytree.tree_leaves(start))
+            if isinstance(leaf, Tensor)
+        }
         own = {id(leaf) for leaf in starts.values()}
         # The starts of both solves go by their places, all others by what they are.
         leaves = starts | {id(x): x for x in _leaves(value) if id(x) not in own}
@@ -197,8 +202,10 @@ def _change_of_states(coarse: Solution, fine: Solution) -> float:
     size: Tensor | float = 0.0
     for pair in zip(pytree.tree_leaves(coarse.ys), pytree.tree_leaves(fine.ys), strict=True):
         a, b = (_rows(x) for x in pair)
-        change = change + (a - b).abs().square().sum(1)
-        size = size + b.abs().square().sum(1)
+        # Beyond the padded end of a sample's times both are NaN.
+        known = ~(a.isnan() & b.isnan())
+        change = change + torch.where(known, a - b, 0.0).abs().square().sum(1)
+        size = size + torch.where(known, b, 0.0).abs().square().sum(1)
     changes, sizes = torch.as_tensor(change), torch.as_tensor(size)
     return _relative(math.sqrt(float(changes.max())), math.sqrt(float(sizes.max())))
 

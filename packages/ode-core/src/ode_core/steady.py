@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ode_core import registry
-from ode_core.api import DEFAULT_ATOL, DEFAULT_RTOL, DEFAULT_SOLVER, solve
+from ode_core.api import DEFAULT_SOLVER, solve
 from ode_core.errors import ArgumentError, SolveError
-from ode_core.problem import Problem
+from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
+from ode_core.problem import Given, Problem, build
 from ode_core.protocols import Solver
 from ode_core.roots import implicit, newton
 from ode_core.solution import Solution
@@ -71,11 +72,11 @@ def steady_state(
         )
     if not t_max > t0:
         raise ArgumentError(f"t_max is later than t0; got t0={t0} and t_max={t_max}")
-    problem = Problem.build(f, y0, [t0, t_max], args=args)
-    eps = torch.finfo(problem.y0.dtype).eps
+    problem = build(f, y0, [t0, t_max], given=Given(args))
+    eps = torch.finfo(problem.dtype).eps
     if eps > torch.finfo(torch.float32).eps:
         raise ArgumentError(
-            f"a steady state is found in float32 or wider; got {problem.y0.dtype}: use y0.float()"
+            f"a steady state is found in float32 or wider; got {problem.dtype}: use y0.float()"
         )
     if tolerance is None:
         tolerance = 10.0 * eps**0.5
