@@ -285,6 +285,25 @@ def test_a_neural_cde_is_solved_along_its_path():
     assert torch.allclose(y, (VALUES[-1, :1] - VALUES[0, :1]).exp(), rtol=1e-7)
 
 
+def test_samples_with_inputs_and_steps_of_their_own():
+    """Each sample as it is alone, also where another's solve has ended long before."""
+    nan = math.nan
+    times = torch.tensor([[0.0, 1.0, 2.0], [0.0, 0.5, nan], [0.0, 3.0, 4.0]], dtype=F64)
+    values = torch.tensor([[1.0, 3.0, 0.0], [2.0, 1.0, nan], [1.0, 5.0, 2.0]], dtype=F64)[..., None]
+    spans = torch.tensor([[0.0, 5.0], [0.0, 1.0], [0.0, 4.5]], dtype=F64)
+    options = {"rtol": 1e-8, "atol": 1e-8}
+    control = Control(times, values, "hold")
+    f = lambda t, y: -y + control(t)
+    y0 = torch.zeros(3, 1, dtype=F64)
+    together = solve(f, y0, spans, stepping="per_sample", jump_times=knots_of(f), **options)
+    for row, count in enumerate((3, 2, 3)):
+        alone = Control(times[row, :count], values[row, :count], "hold")
+        own = solve(lambda t, y, u: -y + u(t), y0[row], spans[row], args=(alone,),
+                    jump_times=alone.knots, **options)  # fmt: skip
+        assert torch.allclose(together.ys[-1, row], own.ys[-1], atol=1e-10)
+        assert together.stats.rejected[row] == own.stats.rejected
+
+
 # Finding them
 
 
