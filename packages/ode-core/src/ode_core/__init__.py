@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ode_core.api import solve
     from ode_core.control import FixedSteps, PIDController
+    from ode_core.convergence import Convergence, check_convergence
     from ode_core.direct import Direct
     from ode_core.errors import (
         ArgumentError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
     from ode_core.events import Event, Occurrence
     from ode_core.hooks import hookimpl
+    from ode_core.inputs import Control
     from ode_core.protocols import GradientMethod, Plan, Progress, RunConfig, Solver, Step, Task
     from ode_core.records import (
         CommandRecord,
@@ -43,12 +45,15 @@ if TYPE_CHECKING:
         tasks,
     )
     from ode_core.solution import Solution, State, Stats, Status
+    from ode_core.steady import SteadyState, steady_state
     from ode_core.tolerance import Tolerance
 
 _EXPORTS = {
     "solve": "api",
     "FixedSteps": "control",
     "PIDController": "control",
+    "Convergence": "convergence",
+    "check_convergence": "convergence",
     "Direct": "direct",
     "ArgumentError": "errors",
     "DataError": "errors",
@@ -61,6 +66,7 @@ _EXPORTS = {
     "Event": "events",
     "Occurrence": "events",
     "hookimpl": "hooks",
+    "Control": "inputs",
     "GradientMethod": "protocols",
     "Plan": "protocols",
     "Progress": "protocols",
@@ -85,12 +91,16 @@ _EXPORTS = {
     "State": "solution",
     "Stats": "solution",
     "Status": "solution",
+    "SteadyState": "steady",
+    "steady_state": "steady",
     "Tolerance": "tolerance",
 }
 
 __all__ = [
     "ArgumentError",
     "CommandRecord",
+    "Control",
+    "Convergence",
     "DataError",
     "Direct",
     "Event",
@@ -115,12 +125,14 @@ __all__ = [
     "State",
     "Stats",
     "Status",
+    "SteadyState",
     "Step",
     "Task",
     "TaskRecord",
     "Tolerance",
     "UnknownNameError",
     "UnsupportedError",
+    "check_convergence",
     "executors",
     "gradients",
     "hookimpl",
@@ -128,6 +140,7 @@ __all__ = [
     "register",
     "solve",
     "solvers",
+    "steady_state",
     "tasks",
 ]
 
