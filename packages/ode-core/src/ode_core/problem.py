@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ode_core.errors import ArgumentError
 from ode_core.field import Field
+from ode_core.knots import knots_of
 from ode_core.layout import Layout
 from ode_core.solution import Stats
 
@@ -105,7 +106,7 @@ def build(
         )
     clock = time_dtype_of(time_dtype, dtype)
     field = Field(f, layout, packed, (clock, dtype), given.args)
-    jumps = () if jump_times is None else _inside(_jumps(jump_times), times)
+    jumps = _inside(_jumps(jump_times, knots_of(f, given.args)), times)
     return Problem(field, packed, ts, times, jumps, clock, dtype, given)
 
 
@@ -157,15 +158,23 @@ def require_finite(times: Tensor, name: str) -> None:
         raise ArgumentError(f"{name} holds values that are not finite: {times.tolist()[:6]}")
 
 
-def _jumps(jump_times: Any) -> Tensor:
-    jumps = as_times(jump_times, "jump_times")
+def _jumps(jump_times: Any, knots: Tensor | None) -> Tensor:
+    """Return the times that were given and the knots of the inputs that f uses."""
+    jumps = as_times([] if jump_times is None else jump_times, "jump_times")
     if jumps.dim() != 1:
         raise ArgumentError(
             f"jump_times is one-dimensional; got shape {tuple(jumps.shape)}: jump times of each "
             "sample go with stepping='per_sample'"
         )
     require_finite(jumps, "jump_times")
-    return jumps
+    if knots is None:
+        return jumps
+    if knots.dim() != 1:
+        raise ArgumentError(
+            f"f uses a control with knots of its own for each of {len(knots)} samples; take "
+            "stepping='per_sample'"
+        )
+    return torch.cat([jumps, knots.to(jumps.device)])
 
 
 def _sorted(times: tuple[float, ...]) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ode_core.errors import ArgumentError
 from ode_core.field import Field
+from ode_core.knots import knots_of
 from ode_core.layout import SampleLayout
 from ode_core.problem import Given, as_times, check_callable, time_dtype_of, widened
 from ode_core.solution import Stats
@@ -79,9 +80,12 @@ def build_samples(
     if len(packed) == 0:
         return problem
     _check_times(problem)
-    if jump_times is None:
+    knots = knots_of(f, given.args)
+    stops = [(as_times(jump_times, "jump_times"), "jump_times")] if jump_times is not None else []
+    stops += [(knots, "the knots of the controls in f")] if knots is not None else []
+    if not stops:
         return problem
-    jumps = _rows(as_times(jump_times, "jump_times"), len(packed), "jump_times").to(ts.device)
+    jumps = torch.cat([_rows(times, len(packed), name).to(ts.device) for times, name in stops], 1)
     return dataclasses.replace(problem, jumps=_inside(jumps, problem))
 
 
