@@ -316,7 +316,7 @@ class Attempt:
             allowed = scale.reshape(self.start.shape) * _KAPPA
             allowed = allowed.add_(self.start.abs(), alpha=4.0 * eps)
             return Limits(lambda dz, z: (dz.abs() / allowed).amax((0, 2)), 10, 0.1)
-        relative = 10.0 * eps if own is None else own
+        relative = eps if own is None else own
 
         def measure(dz: Tensor, z: Tensor) -> Tensor:
             size = (self.start + z).abs().amax((0, 2)).to(torch.float64)
