@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # How old a Jacobian is: of this step's start, of an earlier one, or too old to be used again.
 _NEW, _OLD, _WORN = 0.0, 1.0, 2.0
 _WORN_RATE = 0.03
-_KAPPA = 1e-2
+_KAPPA = 3e-2
 
 
 class Memory(NamedTuple):
@@ -92,9 +92,11 @@ class Attempt:
         y: Tensor,
         carry: Carry,
         tolerance: Tolerance | None,
+        *,
+        twice: bool = True,
     ) -> None:
         self.solver, self.table, self.tolerance = solver, solver.tableau, tolerance
-        self.span, self.y, self.carry = span, y, carry
+        self.span, self.y, self.carry, self.twice = span, y, carry, twice
         self.per_sample = isinstance(span[0], Tensor)
         self.system = _system(solver, field, span[0], y)
         self.rows = self.system.rows(y)
@@ -214,7 +216,7 @@ class Attempt:
         if block.size > 1:
             self.stages = (z.transpose(0, 1),)
         if grad and (base.requires_grad or equations.needs_gradient):
-            z = attached(equations, base, z, self.linear)
+            z = attached(equations, base, z, self.linear, twice=self.twice)
         return z, equations.implied(z)
 
     def _iterated(self, equations: Equations, slopes: list[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,81 +14,99 @@ from ode_solvers.implicit.linear import LinearSolver
 from ode_solvers.implicit.newton import Equations, constant
 
 
-def attached(equations: Equations, base: Tensor, z: Tensor, linear: LinearSolver) -> Tensor:
+def attached(
+    equations: Equations, base: Tensor, z: Tensor, linear: LinearSolver, *, twice: bool
+) -> Tensor:
     """Return solved stages Z, `[m, B, n]`, with gradients to `base` and whatever f depends on.
 
     Z = h A f(base + Z) gives (I - h A J) dZ = h A (J dbase + df): f is evaluated once more at each
     stage, and the backward pass solves with the transposed matrix, whose Jacobians come from that
-    evaluation's graph. No iteration is recorded. Second derivatives evaluate f again, attached.
+    evaluation's graph. No iteration is recorded. With `twice` this is done once more at the stages
+    that already have their gradient, which makes second derivatives right, too: each pass is a
+    Newton correction Z + M^-1 (h A f(base + Z) - Z) with constant M, and adds an order.
     """
-    stages = base + z.detach()
+    known = z.detach()
+    if twice:
+        known = _corrected(equations, base, known, linear)
+    return _corrected(equations, base, known, linear)
+
+
+def _corrected(equations: Equations, base: Tensor, z: Tensor, linear: LinearSolver) -> Tensor:
+    wanted = _Wanted()
+    stages = base + (_ForSecondDerivatives.apply(wanted, z) if z.requires_grad else z)
     if not stages.requires_grad:
         stages.requires_grad_()
-    slopes = _slopes(equations, stages)
-    right = _weighted(equations, slopes)
+    pairs = zip(equations.times, stages.unbind(0), strict=True)
+    slopes = torch.stack([equations.system.slope(t, rows) for t, rows in pairs])
+    right = torch.tensordot(constant(equations.block.a, slopes), slopes, 1) * equations.h
     if not right.requires_grad:
         return z
-    out: Tensor = _Solved.apply(equations, linear, slopes, stages, right, base, z)
+    out: Tensor = _Corrected.apply(equations, linear, wanted, slopes, stages, right, z)
     return out
 
 
-def _slopes(equations: Equations, stages: Tensor) -> Tensor:
-    pairs = zip(equations.times, stages.unbind(0), strict=True)
-    return torch.stack([equations.system.slope(t, rows) for t, rows in pairs])
+@dataclass
+class _Wanted:
+    """Whether a backward pass that is itself differentiated has come by."""
+
+    second: bool = False
 
 
-def _weighted(equations: Equations, slopes: Tensor) -> Tensor:
-    """Return h A k, `[m, B, n]`."""
-    return torch.tensordot(constant(equations.block.a, slopes), slopes, 1) * equations.h
+class _ForSecondDerivatives(torch.autograd.Function):
+    """Hands on a gradient whose parts add up to zero, only where its derivative will matter."""
+
+    @staticmethod
+    def forward(ctx: Any, wanted: _Wanted, z: Tensor) -> Tensor:
+        ctx.wanted = wanted
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None]:
+        return None, grad if ctx.wanted.second else None
 
 
-class _Solved(torch.autograd.Function):
+class _Corrected(torch.autograd.Function):
+    """Z + M^-1 (right - Z), whose value is Z: `right` is h A f at the stages."""
+
     @staticmethod
     def forward(
         ctx: Any,
         equations: Equations,
         linear: LinearSolver,
+        wanted: _Wanted,
         slopes: Tensor,
         stages: Tensor,
         right: Tensor,
-        base: Tensor,
         z: Tensor,
     ) -> Tensor:
         del right
-        out = z.clone()
-        ctx.equations, ctx.linear, ctx.graph = equations, linear, (slopes, stages)
-        ctx.save_for_backward(base, out)
-        return out
+        ctx.set_materialize_grads(False)
+        ctx.equations, ctx.linear, ctx.wanted = equations, linear, wanted
+        ctx.graph = (slopes, stages)
+        return z.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        equations, linear = ctx.equations, ctx.linear
-        slopes, stages = ctx.graph
-        again = torch.is_grad_enabled()
-        if again:
-            base, z = ctx.saved_tensors
-            stages = base + z
-            if not stages.requires_grad:
-                stages.requires_grad_()
-            slopes = _slopes(equations, stages)
-        if linear.direct:
-            found = _solve(equations, slopes, stages, grad, graph=again)
-        elif again:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 7
+        if torch.is_grad_enabled():
+            ctx.wanted.second = True
+        if ctx.linear.direct:
+            found = _solve(ctx.equations, *ctx.graph, grad)
+        elif torch.is_grad_enabled():
             raise UnsupportedError(
                 "second derivatives are not offered with linear='krylov'; take linear='dense'"
             )
         else:
-            found = _iterate(equations, slopes, stages, grad, linear)
-        return None, None, None, None, found, None, None
+            found = _iterate(ctx.equations, *ctx.graph, grad, ctx.linear)
+        return *(None,) * 5, found, grad - found if ctx.wanted.second else None
 
 
-def _solve(
-    equations: Equations, slopes: Tensor, stages: Tensor, grad: Tensor, *, graph: bool
-) -> Tensor:
+def _solve(equations: Equations, slopes: Tensor, stages: Tensor, grad: Tensor) -> Tensor:
     """Return w of (I - h A J)^T w = grad, `[m, B, n]`, from whole Jacobians."""
     size, count, n = grad.shape
     # A stage's slope depends on its own state only: one pass gives a row of every stage's.
-    rows = pulled_rows(slopes, stages, graph=graph)
+    rows = pulled_rows(slopes, stages)
     matrix = torch.einsum("ij,jbpq->bipjq", constant(equations.block.a, grad), rows)
     h = equations.h[:, :, None] if isinstance(equations.h, Tensor) else equations.h
     matrix = matrix.reshape(count, size * n, size * n) * -h

@@ -49,10 +49,10 @@ def product(system: System, t: Any, rows: Tensor, along: Tensor) -> Tensor:
         return (system.slope(t, rows + step * along) - system.slope(t, rows)) / step
 
 
-def pulled_rows(slope: Tensor, rows: Tensor, *, graph: bool = False) -> Tensor:
+def pulled_rows(slope: Tensor, rows: Tensor) -> Tensor:
     """Return the Jacobian `[..., n, n]` of a recorded slope, `[..., n]`, by backward derivatives.
 
-    The graph of `slope` is kept; with `graph` the result can be differentiated itself.
+    The graph of `slope` is kept; the result has none.
     """
     found = []
     for index in range(slope.shape[-1]):
@@ -61,7 +61,7 @@ def pulled_rows(slope: Tensor, rows: Tensor, *, graph: bool = False) -> Tensor:
         row = None
         if slope.requires_grad:
             (row,) = torch.autograd.grad(
-                slope, rows, unit, retain_graph=True, create_graph=graph, allow_unused=True
+                slope, rows, unit, retain_graph=True, create_graph=False, allow_unused=True
             )
         found.append(torch.zeros_like(rows) if row is None else row)
     return torch.stack(found, -2)

@@ -32,7 +32,7 @@ class ImplicitRungeKutta:
     computed, each evaluation of f for it counted. `linear` is "dense", "krylov" or a LinearSolver;
     by default up to 256 equations are solved densely. `newton_tol` is the relative size of the
     error that Newton's method may leave; by default that is round-off with fixed steps and a
-    hundredth of the tolerance with chosen ones.
+    small part of the tolerance with chosen ones.
 
     Jacobian and factors live in the carry and are renewed when Newton's method slows down, so that
     a replayed step equals the first to Newton's tolerance. Gradients are those of the solved
@@ -98,11 +98,23 @@ class ImplicitRungeKutta:
         SolveError is raised, or with per-sample steps the row is NaN.
         """
         attempt = Attempt(self, field, (t0, t1), y, carry, tolerance)
+        if tolerance is None:
+            return self._given(attempt)
         y1, slopes = attempt.advance()
-        failed = attempt.failed
-        if tolerance is not None:
-            error = attempt.error(y1, slopes)
-            return Step(y1, error, attempt.accepted(slopes), slopes, attempt.rejected())
+        error = attempt.error(y1, slopes)
+        return Step(y1, error, attempt.accepted(slopes), slopes, attempt.rejected())
+
+    def replay(
+        self, field: VectorField, t0: Any, t1: Any, y: Tensor, carry: Carry, y1: Tensor
+    ) -> Step:
+        """Advance `y` again, for first derivatives only: one evaluation a stage is recorded."""
+        del y1
+        return self._given(Attempt(self, field, (t0, t1), y, carry, None, twice=False))
+
+    def _given(self, attempt: Attempt) -> Step:
+        """Return a step whose size is not to be judged, or raise SolveError."""
+        y1, slopes = attempt.advance()
+        (t0, t1), failed = attempt.span, attempt.failed
         if failed.any() and not attempt.per_sample:
             raise SolveError(
                 f"{self.name} could not solve its equations in the step from {t0:.6g} to {t1:.6g}: "
