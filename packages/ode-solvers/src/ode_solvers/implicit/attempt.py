@@ -203,9 +203,7 @@ class Attempt:
                 total = torch.add(total, slope, alpha=scale)
         return self.rows if total is None else total
 
-    def _solved(
-        self, block: Block, base: Tensor, slopes: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def _solved(self, block: Block, base: Tensor, slopes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return a block's Z and slopes, `[m, B, n]`, with gradients where they are wanted."""
         times = tuple(node_time(*self.span, c) for c in self.table.c[block.start : block.stop])
         grad = torch.is_grad_enabled()
@@ -298,9 +296,7 @@ class Attempt:
         self.factored = self.sizes
 
     def _shifts(self) -> list[Any]:
-        return [
-            (g if g.imag else g.real) / self.divisor for g in self.table.shifts
-        ]
+        return [(g if g.imag else g.real) / self.divisor for g in self.table.shifts]
 
     def _filtered(self, estimate: Tensor) -> Tensor:
         """Return (I - h J / g)^-1 of an error estimate, g the real eigenvalue."""

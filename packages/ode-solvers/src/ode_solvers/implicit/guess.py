@@ -27,9 +27,7 @@ def predicted(
     return total.unsqueeze(0)
 
 
-def extrapolated(
-    stages: Tensor, nodes: tuple[float, ...], ratio: NDArray[np.float64]
-) -> Tensor:
+def extrapolated(stages: Tensor, nodes: tuple[float, ...], ratio: NDArray[np.float64]) -> Tensor:
     """Return Z, `[m, B, n]`, on the polynomial through the last step's stages, `[B, m, n]`.
 
     `ratio` is this step's size over the last one's, `[B]`; 0 gives zeros. Source: Hairer and
