@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ode_core.rows import where
-from ode_solvers.implicit import linear as linears
+from ode_solvers.implicit.carry import NEW, OLD, WORN, Carry, Memory, home, system_of
 from ode_solvers.implicit.guess import extrapolated, predicted
 from ode_solvers.implicit.implicit_function import attached
 from ode_solvers.implicit.linear import Parts, Solve
+from ode_solvers.implicit.linearisation import Linearisation
 from ode_solvers.implicit.newton import Bools, Equations, Floats, Limits, Outcome, newton
-from ode_solvers.implicit.system import System, node_time
-from ode_solvers.tableau import row_of
+from ode_solvers.implicit.system import node_time
 
 if TYPE_CHECKING:
     from ode_core import Tolerance
@@ -25,60 +26,8 @@ if TYPE_CHECKING:
     from ode_solvers.implicit.stepper import ImplicitRungeKutta
     from ode_solvers.implicit.table import Block
 
-# How old a Jacobian is: of this step's start, of an earlier one, or too old to be used again.
-_NEW, _OLD, _WORN = 0.0, 1.0, 2.0
 _WORN_RATE = 0.03
 _KAPPA = 3e-2
-
-
-class Memory(NamedTuple):
-    """What a carry says about each row, as `[B]` arrays on the host.
-
-    The step size of the factors, that of the last step (0: none), the Jacobian's age, and the
-    factor eta by which a Newton correction is multiplied to bound the next one.
-    """
-
-    factored: Floats
-    last: Floats
-    age: Floats
-    eta: Floats
-
-
-class Carry(NamedTuple):
-    """What goes from step to step; every tensor has a leading `[B]`, 1 for one system.
-
-    `slopes` holds the slope at the start, like the state, where the method's first stage is that.
-    `stages` are the last step's, `[B, m, n]`, where they are extrapolated. `known` and `factors`
-    are the linear solver's. `memory` is `[B, 4]` float64, on the CPU with shared steps.
-    """
-
-    slopes: Parts
-    stages: Parts
-    known: Parts
-    factors: Parts
-    memory: Tensor
-
-
-def start(solver: ImplicitRungeKutta, field: VectorField, t: Any, y: Tensor) -> Carry:
-    """Return the carry of a solve's first step: whatever is kept is zero, and marked as worn."""
-    table = solver.tableau
-    system = _system(solver, field, t, y)
-    rows = system.rows(y.detach())
-    linear = linears.chosen(solver.linear, rows, solver.jacobian)  # type: ignore[arg-type]
-    largest = max(block.size for block in table.blocks)
-    stages = (rows.new_zeros(len(rows), largest, rows.shape[1]),) if largest > 1 else ()
-    memory = torch.tensor([[0.0, 0.0, _WORN, 1.0]], dtype=torch.float64)
-    memory = memory.expand(len(rows), 4).to(_home(t, y))
-    slopes = (field(t, y),) if table.first_is_explicit else ()
-    return Carry(slopes, stages, *linear.empty(rows, table.shifts), memory)
-
-
-def _system(solver: ImplicitRungeKutta, field: VectorField, t: Any, y: Tensor) -> System:
-    return System.of(field, y, batched=solver.batched or isinstance(t, Tensor))
-
-
-def _home(t: Any, y: Tensor) -> torch.device:
-    return y.device if isinstance(t, Tensor) else torch.device("cpu")
 
 
 class Attempt:
@@ -98,10 +47,9 @@ class Attempt:
         self.solver, self.table, self.tolerance = solver, solver.tableau, tolerance
         self.span, self.y, self.carry, self.twice = span, y, carry, twice
         self.per_sample = isinstance(span[0], Tensor)
-        self.system = _system(solver, field, span[0], y)
+        self.system = system_of(solver, field, span[0], y)
         self.rows = self.system.rows(y)
         self.start = self.rows.detach()
-        self.linear = linears.chosen(solver.linear, self.start, solver.jacobian)  # type: ignore[arg-type]
         size = span[1] - span[0]
         if self.per_sample:
             read = torch.cat([carry.memory, size[:, None]], 1).cpu().numpy()
@@ -115,15 +63,28 @@ class Attempt:
         self.divisor = torch.where(self.h == 0.0, 1.0, self.h) if self.per_sample else self.h
         self.failed: Bools = np.zeros(len(read), dtype=bool)
         self.rate, self.eta = np.zeros(len(read)), self.memory.eta.copy()
-        self.age = self.memory.age.copy()
-        self.known, self.factors = carry.known, carry.factors
         self.stages: Parts = ()
         self.limits = self._limits()
-        self._linearise(self.age >= _WORN)
+        self.lines = Linearisation(
+            solver.linear_solver(self.start),
+            solver.jacobian,
+            self.system,
+            span[0],
+            self.start,
+            self.divisor,
+            self.sizes,
+            self.table.shifts,
+            carry.known,
+            carry.factors,
+            self.memory.factored,
+            self.memory.age,
+        )
+        self.lines.renew(self.memory.age >= WORN)
 
     def advance(self) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the state at t1 and the stages' slopes, all like the state."""
-        table, slopes, last = self.table, [], self.rows
+        table, last = self.table, self.rows
+        slopes: list[Tensor] = []
         for block in table.blocks:
             bases = [self._sum(row, slopes) for row in block.couplings]
             if block.a is None:
@@ -149,7 +110,7 @@ class Attempt:
             rows = [self.system.rows(slope.detach()) for slope in slopes]
             estimate = self._sum(self.table.error_rows[0], rows, base=False)
             if self.table.filtered:
-                estimate = self._filtered(estimate)
+                estimate = self.lines.filtered(estimate)
             norm: Any = self.tolerance.norm(self.system.state(estimate), self.y, y1.detach())
             if self.per_sample and self.failed.any():
                 norm = torch.where(self._mask(self.failed), math.inf, norm)
@@ -157,7 +118,7 @@ class Attempt:
 
     def accepted(self, slopes: tuple[Tensor, ...]) -> Carry:
         """Return the carry for the step from t1."""
-        age = np.where(self.rate > _WORN_RATE, _WORN, _OLD)
+        age = np.where(self.rate > _WORN_RATE, WORN, OLD)
         memory = self._memory(self.sizes, np.where(self.idle, self.memory.age, age))
         kept = (slopes[-1],) if self.carry.slopes else ()
         stages = self.stages or self.carry.stages
@@ -165,25 +126,27 @@ class Attempt:
             mask = self._mask(self.idle)
             kept = where(mask, self.carry.slopes, kept)
             stages = where(mask, self.carry.stages, stages)
-        return Carry(kept, stages, self.known, self.factors, memory)
+        return Carry(kept, stages, self.lines.known, self.lines.factors, memory)
 
     def rejected(self) -> Carry:
         """Return the carry for another attempt from t0: the Jacobian as it is now."""
-        worn = (self.rate > _WORN_RATE) & (self.age != _NEW)
-        memory = self._memory(self.memory.last, np.where(worn, _WORN, self.age))
-        return self.carry._replace(known=self.known, factors=self.factors, memory=memory)
+        lines = self.lines
+        worn = (self.rate > _WORN_RATE) & (lines.age != NEW)
+        memory = self._memory(self.memory.last, np.where(worn, WORN, lines.age))
+        return self.carry._replace(known=lines.known, factors=lines.factors, memory=memory)
 
     def spoiled(self, y1: Tensor) -> Tensor:
         """Return the state with NaN in the rows that failed."""
         if not self.failed.any():
             return y1
-        return where(self._mask(self.failed), torch.full_like(y1, math.nan), y1)
+        spoiled: Tensor = where(self._mask(self.failed), torch.full_like(y1, math.nan), y1)
+        return spoiled
 
     def _memory(self, last: Floats, age: Floats) -> Tensor:
         last = np.where(self.idle, self.memory.last, last)
         eta = np.where(self.failed, 1.0, self.eta)
-        columns = np.stack([self.factored, last, age, eta], 1)
-        return torch.from_numpy(columns).to(_home(self.span[0], self.y))
+        columns = np.stack([self.lines.factored, last, age, eta], 1)
+        return torch.from_numpy(columns).to(home(self.span[0], self.y))
 
     def _explicit(self, block: Block, base: Tensor) -> Tensor:
         if block.start == 0 and self.carry.slopes:
@@ -214,44 +177,46 @@ class Attempt:
         if block.size > 1:
             self.stages = (z.transpose(0, 1),)
         if grad and (base.requires_grad or equations.needs_gradient):
-            z = attached(equations, base, z, self.linear, twice=self.twice)
+            z = attached(equations, base, z, self.lines.linear, twice=self.twice)
         return z, equations.implied(z)
 
     def _iterated(self, equations: Equations, slopes: list[Tensor]) -> Tensor:
         """Return a block's Z, with a new Jacobian where the old one does not do."""
-        block, skip = equations.block, self.idle | self.failed
-        guess = self._guess(block, slopes)
-        found = newton(equations, self._solve, guess, self._eta(), skip, self.limits)
+        lines, skip = self.lines, self.idle | self.failed
+        guess = self._guess(equations.block, slopes)
+        found = newton(equations, lines.solver, guess, self._eta(), skip, self.limits)
         z, lost = self._took(found, skip), found.failed & ~skip
-        if (lost & (self.age != _NEW)).any():
-            self._linearise(lost & (self.age != _NEW))
-            again = newton(
-                equations, self._solve, torch.zeros_like(z), np.ones_like(self.eta), ~lost,
-                self.limits,
-            )  # fmt: skip
-            z, lost = self._merged(z, again, lost), again.failed & lost
+        old = lost & (lines.age != NEW)
+        if old.any():
+            lines.renew(old)
+            z, lost = self._again(equations, lines.solver, z, lost, self.limits)
         if lost.any() and self.tolerance is None:
-            proper = partial(self._relinearised, equations)
+            proper = partial(lines.proper, equations)
             limits = self.limits._replace(iterations=50)
-            again = newton(
-                equations, proper, torch.zeros_like(z), np.ones_like(self.eta), ~lost, limits
-            )
-            z, lost = self._merged(z, again, lost), again.failed & lost
+            z, lost = self._again(equations, proper, z, lost, limits)
         self.failed |= lost
-        if lost.any():
-            z = torch.where(self._mask(lost)[None, :, None], 0.0, z)
-        return z
+        return torch.where(self._mask(lost)[None, :, None], 0.0, z) if lost.any() else z
+
+    def _again(
+        self,
+        equations: Equations,
+        linearised: Callable[[Tensor], Solve],
+        z: Tensor,
+        lost: Bools,
+        limits: Limits,
+    ) -> tuple[Tensor, Bools]:
+        """Return Z with the lost rows solved anew from zero, and those that are lost still."""
+        fresh = np.ones_like(self.eta)
+        again = newton(equations, linearised, torch.zeros_like(z), fresh, ~lost, limits)
+        self._took(again, ~lost)
+        # What an old Jacobian did says nothing about the new one.
+        self.rate = np.where(lost, again.rate, self.rate)
+        return torch.where(self._mask(lost)[None, :, None], again.z, z), again.failed & lost
 
     def _took(self, found: Outcome, skip: Bools) -> Tensor:
         self.rate = np.where(skip, self.rate, np.maximum(self.rate, found.rate))
         self.eta = np.where(skip | found.failed, self.eta, found.eta)
         return found.z
-
-    def _merged(self, z: Tensor, again: Outcome, lost: Bools) -> Tensor:
-        self._took(again, ~lost)
-        # What an old Jacobian did says nothing about the new one.
-        self.rate = np.where(lost, again.rate, self.rate)
-        return torch.where(self._mask(lost)[None, :, None], again.z, z)
 
     def _eta(self) -> Floats:
         if self.tolerance is None:
@@ -265,44 +230,6 @@ class Attempt:
             nodes = self.table.c[block.start : block.stop]
             return extrapolated(self.carry.stages[0], nodes, ratio)
         return predicted(self.table, block, slopes, self.h, self.start)
-
-    def _solve(self, z: Tensor) -> Solve:
-        """Return the linear solver at the step's start, whatever the iterate."""
-        del z
-        return self.linear.solver(
-            self.known, self.factors, self._shifts(), self.system, self.span[0]
-        )
-
-    def _relinearised(self, equations: Equations, z: Tensor) -> Solve:
-        """Return the linear solver at the last stage's iterate: Newton's method proper."""
-        rows, t = equations.base[-1] + z[-1], equations.times[-1]
-        known = self.linear.linearise(self.system, t, rows, self.solver.jacobian)
-        factors = self.linear.factor(known, self._shifts())
-        return self.linear.solver(known, factors, self._shifts(), self.system, t)
-
-    def _linearise(self, rows: Bools) -> None:
-        """Renew the Jacobian for some rows, and the factors where they are not up to date."""
-        if rows.any() or not self.linear.direct:
-            fresh = self.linear.linearise(
-                self.system, self.span[0], self.start, self.solver.jacobian
-            )
-            self.known = fresh if rows.all() or not self.linear.direct else where(
-                self._mask(rows), fresh, self.known
-            )  # fmt: skip
-            self.age = np.where(rows, _NEW, self.age)
-        off = np.abs(self.memory.factored - self.sizes) > 1e-9 * np.abs(self.sizes)
-        if rows.any() or (off & ~self.idle).any():
-            self.factors = self.linear.factor(self.known, self._shifts())
-        self.factored = self.sizes
-
-    def _shifts(self) -> list[Any]:
-        return [(g if g.imag else g.real) / self.divisor for g in self.table.shifts]
-
-    def _filtered(self, estimate: Tensor) -> Tensor:
-        """Return (I - h J / g)^-1 of an error estimate, g the real eigenvalue."""
-        index = next(i for i, g in enumerate(self.table.shifts) if not g.imag)
-        shift = self._shifts()[index]
-        return self._solve(estimate)(index, estimate * shift)
 
     def _limits(self) -> Limits:
         eps = torch.finfo(self.start.dtype).eps

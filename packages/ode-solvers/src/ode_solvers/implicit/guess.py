@@ -21,7 +21,8 @@ def predicted(
 ) -> Tensor:
     """Return h a k, `[1, B, n]`, for a stage whose slope is extrapolated from the earlier ones."""
     total = torch.zeros_like(rows)
-    gamma = float(block.a[0, 0])  # type: ignore[index]
+    assert block.a is not None  # an implicit stage
+    gamma = float(block.a[0, 0])
     for index, weight in table.predictors[block.start]:
         total = total + slopes[index].detach() * (weight * gamma * h)
     return total.unsqueeze(0)

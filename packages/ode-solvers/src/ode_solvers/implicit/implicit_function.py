@@ -89,16 +89,17 @@ class _Corrected(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 7
+        slopes, stages = ctx.graph
         if torch.is_grad_enabled():
             ctx.wanted.second = True
         if ctx.linear.direct:
-            found = _solve(ctx.equations, *ctx.graph, grad)
+            found = _solve(ctx.equations, slopes, stages, grad)
         elif torch.is_grad_enabled():
             raise UnsupportedError(
                 "second derivatives are not offered with linear='krylov'; take linear='dense'"
             )
         else:
-            found = _iterate(ctx.equations, *ctx.graph, grad, ctx.linear)
+            found = _iterate(ctx.equations, slopes, stages, grad, ctx.linear)
         return *(None,) * 5, found, grad - found if ctx.wanted.second else None
 
 
@@ -112,7 +113,7 @@ def _solve(equations: Equations, slopes: Tensor, stages: Tensor, grad: Tensor) -
     matrix = matrix.reshape(count, size * n, size * n) * -h
     matrix = matrix + torch.eye(size * n, dtype=grad.dtype, device=grad.device)
     right = grad.transpose(0, 1).reshape(count, size * n, 1)
-    found = torch.linalg.solve(matrix.transpose(1, 2), right)
+    found: Tensor = torch.linalg.solve(matrix.transpose(1, 2), right)
     return found.reshape(count, size, n).transpose(0, 1)
 
 
@@ -122,16 +123,15 @@ def _iterate(
     """Return the same from products with the transposed Jacobians alone."""
     size, count, n = grad.shape
     right = grad.transpose(0, 1).reshape(count, size * n)
-    weights = constant(equations.block.a.T, grad)  # type: ignore[union-attr]
+    weights = constant(equations.block.a, grad).T
 
     def times(v: Tensor) -> Tensor:
         stacked = v.reshape(count, size, n).transpose(0, 1)
         weighted = torch.tensordot(weights, stacked, 1) * equations.h
+        # `materialize_grads`: f may not depend on the state at all.
         (pulled,) = torch.autograd.grad(
-            slopes, stages, weighted, retain_graph=True, allow_unused=True
+            slopes, stages, weighted, retain_graph=True, materialize_grads=True, allow_unused=True
         )
-        if pulled is None:
-            return v
         return v - pulled.transpose(0, 1).reshape(count, size * n)
 
     found = linear.pulled(times, right)

@@ -46,7 +46,8 @@ def product(system: System, t: Any, rows: Tensor, along: Tensor) -> Tensor:
         size = along.norm(dim=1, keepdim=True)
         step = torch.finfo(rows.dtype).eps ** 0.5 * (1.0 + rows.norm(dim=1, keepdim=True))
         step = step / torch.where(size == 0.0, 1.0, size)
-        return (system.slope(t, rows + step * along) - system.slope(t, rows)) / step
+        ahead = system.slope(t, rows + step * along)
+        return torch.div(ahead - system.slope(t, rows), step)
 
 
 def pulled_rows(slope: Tensor, rows: Tensor) -> Tensor:

@@ -92,7 +92,8 @@ class Dense:
 
         def solve(index: int, right: Tensor) -> Tensor:
             lu, pivots = factors[2 * index], factors[2 * index + 1]
-            return torch.linalg.lu_solve(lu, pivots, right.unsqueeze(2)).squeeze(2)
+            found: Tensor = torch.linalg.lu_solve(lu, pivots, right.unsqueeze(2))
+            return found.squeeze(2)
 
         return solve
 
@@ -142,13 +143,15 @@ class Krylov:
         def solve(index: int, right: Tensor) -> Tensor:
             shift = shifts[index] if right.is_complex() else _real(shifts[index])
 
+            def jacobian_times(v: Tensor) -> Tensor:
+                return product(system, t, rows, v.contiguous())
+
             def times(v: Tensor) -> Tensor:
                 if not v.is_complex():
-                    return shift * v - product(system, t, rows, v)
-                real = product(system, t, rows, v.real.contiguous())
-                return shift * v - torch.complex(
-                    real, product(system, t, rows, v.imag.contiguous())
-                )
+                    moved = jacobian_times(v)
+                else:
+                    moved = torch.complex(jacobian_times(v.real), jacobian_times(v.imag))
+                return torch.sub(shift * v, moved)
 
             return gmres(times, right, self.rtol, self.restart, self.restarts)
 

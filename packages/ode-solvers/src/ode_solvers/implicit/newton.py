@@ -58,19 +58,19 @@ class Equations:
     def implied(self, z: Tensor) -> Tensor:
         """Return the slopes that belong to stages, `[m, B, n]`: A^-1 Z / h."""
         if self.block.size == 1:
-            return z * (self._inverse / self.h)
-        return torch.tensordot(self._inverse, z, 1) / self.h
+            return torch.mul(z, self._inverse / self.h)
+        return torch.div(torch.tensordot(self._inverse, z, 1), self.h)
 
     def correction(self, z: Tensor, solve: Solve) -> Tensor:
         """Return the Newton correction of Z, `[m, B, n]`; one evaluation of f a stage."""
         residual = self.slopes(z) - self.implied(z)
-        total: Any = 0.0
+        total = torch.zeros_like(z)
         for shift, left, right in self._modes:
             part = solve(shift, torch.tensordot(left, residual.to(left.dtype), 1))
             spread = right[:, None, None] * part
             # Of a conjugate pair the other half adds its conjugate.
             total = total + (2.0 * spread.real if spread.is_complex() else spread)
-        return total  # type: ignore[no-any-return]
+        return total
 
 
 def constant(values: Any, like: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class Limits(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Z, which rows failed, the largest contraction rate seen in each, and eta = rate/(1 - rate)."""
+    """Z, the rows that failed, the largest contraction rate seen, and eta = rate / (1 - rate)."""
 
     z: Tensor
     failed: Bools
@@ -118,6 +118,8 @@ def newton(
     """
     done, failed = idle.copy(), np.zeros_like(idle)
     rate, before, theta = np.zeros_like(eta), np.zeros_like(eta), np.zeros_like(eta)
+    if idle.all():
+        return Outcome(z, failed, rate, eta)
     for iteration in range(limits.iterations):
         correction = equations.correction(z, linearised(z))
         still = done | failed

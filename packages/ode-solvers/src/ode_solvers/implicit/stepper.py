@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ode_core import ArgumentError, SolveError, Step
 from ode_core.interpolation import Hermite
 from ode_solvers.explicit import Polynomial
-from ode_solvers.implicit.attempt import Attempt, Carry, start
-from ode_solvers.implicit.linear import LinearSolver, named
+from ode_solvers.implicit.attempt import Attempt
+from ode_solvers.implicit.carry import Carry, start
+from ode_solvers.implicit.linear import LinearSolver, chosen, named
 from ode_solvers.implicit.table import ImplicitTableau
 
 if TYPE_CHECKING:
@@ -75,6 +74,12 @@ class ImplicitRungeKutta:
         """Which error estimate decides on the steps."""
         return self.tableau.error_estimate
 
+    def linear_solver(self, rows: Tensor) -> LinearSolver:
+        """Return what solves systems of `[B, n]` rows."""
+        given = self.linear
+        assert not isinstance(given, str)  # turned into an object when this was made
+        return chosen(given, rows, self.jacobian)
+
     def init(self, field: VectorField, t: Any, y: Tensor) -> Carry:
         """Return the carry: the slope where the first stage is it, and no Jacobian yet."""
         return start(self, field, t, y)
@@ -117,9 +122,8 @@ class ImplicitRungeKutta:
         (t0, t1), failed = attempt.span, attempt.failed
         if failed.any() and not attempt.per_sample:
             raise SolveError(
-                f"{self.name} could not solve its equations in the step from {t0:.6g} to {t1:.6g}: "
-                "Newton's method did not converge; take smaller steps, or pass jacobian=... if f is "
-                "not smooth"
+                f"{self.name} could not solve its equations in the step from {t0:.6g} to {t1:.6g}, "
+                "where Newton's method did not converge; take smaller steps, or give a tolerance"
             )
         return Step(attempt.spoiled(y1), None, attempt.accepted(slopes), slopes)
 

@@ -139,7 +139,9 @@ class ImplicitTableau(Tableau):
 
     @cached_property
     def _solved(self) -> tuple[tuple[Block, ...], tuple[complex, ...]]:
-        matrix, shifts, blocks, start = np.array(self.a), [], [], 0
+        matrix, start = np.array(self.a), 0
+        shifts: list[complex] = []
+        blocks: list[Block] = []
         while start < self.stages:
             stop = start + 1
             while np.any(matrix[start:stop, stop:]):
@@ -174,9 +176,8 @@ def _diagonal(block: Block, own: NDArray[np.float64], shifts: list[complex], nam
         if not near:
             shifts.append(shift)
         place = near[0] if near else len(shifts) - 1
-        if not pair:
-            scale = column[np.abs(column).argmax()]
-            column, row = (column / scale).real, (row * scale).real
-        modes.append(Mode(place, column, row))
+        scale = column[np.abs(column).argmax()]
+        right_left = column / scale, row * scale
+        modes.append(Mode(place, *(right_left if pair else (x.real for x in right_left))))
     given = {field.name: getattr(block, field.name) for field in fields(block)}
     return Block(**(given | {"a": own, "inverse": inverse, "modes": tuple(modes)}))
