@@ -10,7 +10,6 @@ import torch
 
 from tests.problems import F64
 
-
 _HIRES = torch.tensor(
     [
         [-1.71, 0.43, 8.32, 0, 0, 0, 0, 0],
@@ -64,7 +63,7 @@ class Stiff:
         return torch.tensor(self.y0, dtype=F64)
 
     def error(self, y, tolerance):
-        """The largest error over atol + rtol |y|, for rtol = tolerance, atol = small * tolerance."""
+        """The largest error over atol + rtol |y|, rtol = tolerance, atol = small * tolerance."""
         end = torch.tensor(self.end, dtype=F64)
         return ((y - end).abs() / (tolerance * (self.small + end.abs()))).max().item()
 

@@ -127,7 +127,7 @@ def test_a_users_jacobian_replaces_the_computed_one():
 
     def jacobian(t, y):
         calls.append(t.item())
-        a, b, c = y.tolist()
+        _, b, c = y.tolist()
         return torch.tensor(
             [[-0.04, 1e4 * c, 1e4 * b], [0.04, -1e4 * c - 6e7 * b, -1e4 * b], [0, 6e7 * b, 0]]
         )
@@ -267,9 +267,9 @@ def test_solvers_can_be_pickled_copied_and_solve_the_same():
 
 def test_tables_with_a_wrong_number_cannot_be_built():
     rows, weights, nodes = RADAU5.a, RADAU5.b, RADAU5.c
+    wrong = [list(row) for row in rows]
+    wrong[2][1] += 1e-6
     with pytest.raises(ArgumentError, match="row 2 of tableau 'off' sums to"):
-        wrong = [list(row) for row in rows]
-        wrong[2][1] += 1e-6
         ImplicitTableau(wrong, weights, nodes, 5, "off")
     with pytest.raises(ArgumentError, match="miss an order condition of order 6"):
         ImplicitTableau(rows, weights, nodes, 6, "off")

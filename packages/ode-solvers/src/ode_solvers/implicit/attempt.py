@@ -15,7 +15,7 @@ from ode_core.rows import where
 from ode_solvers.implicit.carry import NEW, OLD, WORN, Carry, Memory, home, system_of
 from ode_solvers.implicit.guess import extrapolated, predicted
 from ode_solvers.implicit.implicit_function import attached
-from ode_solvers.implicit.linear import Parts, Solve
+from ode_solvers.implicit.linear import Parts
 from ode_solvers.implicit.linearisation import Linearisation
 from ode_solvers.implicit.newton import Bools, Equations, Floats, Limits, Outcome, newton
 from ode_solvers.implicit.system import node_time
@@ -184,30 +184,31 @@ class Attempt:
         """Return a block's Z, with a new Jacobian where the old one does not do."""
         lines, skip = self.lines, self.idle | self.failed
         guess = self._guess(equations.block, slopes)
-        found = newton(equations, lines.solver, guess, self._eta(), skip, self.limits)
+        simplified = partial(equations.correction, lines.solver())
+        found = newton(simplified, guess, self._eta(), skip, self.limits)
         z, lost = self._took(found, skip), found.failed & ~skip
         old = lost & (lines.age != NEW)
         if old.any():
             lines.renew(old)
-            z, lost = self._again(equations, lines.solver, z, lost, self.limits)
+            simplified = partial(equations.correction, lines.solver())
+            z, lost = self._again(simplified, z, lost, self.limits)
         if lost.any() and self.tolerance is None:
             proper = partial(lines.proper, equations)
-            limits = self.limits._replace(iterations=50)
-            z, lost = self._again(equations, proper, z, lost, limits)
+            limits = self.limits._replace(iterations=50, patient=True)
+            z, lost = self._again(proper, z, lost, limits)
         self.failed |= lost
         return torch.where(self._mask(lost)[None, :, None], 0.0, z) if lost.any() else z
 
     def _again(
         self,
-        equations: Equations,
-        linearised: Callable[[Tensor], Solve],
+        correct: Callable[[Tensor], Tensor],
         z: Tensor,
         lost: Bools,
         limits: Limits,
     ) -> tuple[Tensor, Bools]:
         """Return Z with the lost rows solved anew from zero, and those that are lost still."""
         fresh = np.ones_like(self.eta)
-        again = newton(equations, linearised, torch.zeros_like(z), fresh, ~lost, limits)
+        again = newton(correct, torch.zeros_like(z), fresh, ~lost, limits)
         self._took(again, ~lost)
         # What an old Jacobian did says nothing about the new one.
         self.rate = np.where(lost, again.rate, self.rate)

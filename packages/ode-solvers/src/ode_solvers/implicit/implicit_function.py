@@ -11,7 +11,7 @@ from torch import Tensor
 from ode_core import SolveError, UnsupportedError
 from ode_solvers.implicit.jacobian import pulled_rows
 from ode_solvers.implicit.linear import LinearSolver
-from ode_solvers.implicit.newton import Equations, constant
+from ode_solvers.implicit.newton import Equations, constant, coupled
 
 
 def attached(
@@ -107,11 +107,7 @@ def _solve(equations: Equations, slopes: Tensor, stages: Tensor, grad: Tensor) -
     """Return w of (I - h A J)^T w = grad, `[m, B, n]`, from whole Jacobians."""
     size, count, n = grad.shape
     # A stage's slope depends on its own state only: one pass gives a row of every stage's.
-    rows = pulled_rows(slopes, stages)
-    matrix = torch.einsum("ij,jbpq->bipjq", constant(equations.block.a, grad), rows)
-    h = equations.h[:, :, None] if isinstance(equations.h, Tensor) else equations.h
-    matrix = matrix.reshape(count, size * n, size * n) * -h
-    matrix = matrix + torch.eye(size * n, dtype=grad.dtype, device=grad.device)
+    matrix = coupled(equations.block, pulled_rows(slopes, stages), equations.h)
     right = grad.transpose(0, 1).reshape(count, size * n, 1)
     found: Tensor = torch.linalg.solve(matrix.transpose(1, 2), right)
     return found.reshape(count, size, n).transpose(0, 1)

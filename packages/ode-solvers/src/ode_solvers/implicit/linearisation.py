@@ -14,7 +14,7 @@ from ode_core.rows import where
 from ode_solvers.implicit.carry import NEW
 from ode_solvers.implicit.jacobian import UserJacobian
 from ode_solvers.implicit.linear import LinearSolver, Parts, Solve
-from ode_solvers.implicit.newton import Bools, Equations, Floats
+from ode_solvers.implicit.newton import Bools, Equations, Floats, constant, coupled
 from ode_solvers.implicit.system import System
 
 
@@ -58,19 +58,31 @@ class Linearisation:
             self.factors = self.linear.factor(self.known, self.shifts)
         self.factored = self.sizes
 
-    def solver(self, z: Tensor) -> Solve:
-        """Return the linear solver at the step's start, whatever the iterate."""
-        del z
+    def solver(self) -> Solve:
+        """Return the linear solver at the step's start."""
         return self.linear.solver(self.known, self.factors, self.shifts, self.system, self.t)
 
-    def proper(self, equations: Equations, z: Tensor) -> Solve:
-        """Return the linear solver at the last stage's iterate: Newton's method proper."""
-        rows, t = equations.base[-1] + z[-1], equations.times[-1]
-        known = self.linear.linearise(self.system, t, rows, self.own)
-        factors = self.linear.factor(known, self.shifts)
-        return self.linear.solver(known, factors, self.shifts, self.system, t)
+    def proper(self, equations: Equations, z: Tensor) -> Tensor:
+        """Return the correction of Newton's method proper, by every stage's own Jacobian.
+
+        Without matrices all stages take the last one's.
+        """
+        stages = equations.base + z
+        if not self.linear.direct:
+            t = equations.times[-1]
+            known = self.linear.linearise(self.system, t, stages[-1], self.own)
+            solve = self.linear.solver(known, (), self.shifts, self.system, t)
+            return equations.correction(solve, z)
+        (m, count, n), pairs = z.shape, zip(equations.times, stages.unbind(0), strict=True)
+        own = [self.linear.linearise(self.system, t, rows, self.own)[0] for t, rows in pairs]
+        matrix = coupled(equations.block, torch.stack(own), equations.h)
+        slopes = equations.slopes(z)
+        weighted = torch.tensordot(constant(equations.block.a, z), slopes, 1) * equations.h
+        right = (weighted - z).transpose(0, 1).reshape(count, m * n, 1)
+        found: Tensor = torch.linalg.solve_ex(matrix, right)[0]
+        return found.reshape(count, m, n).transpose(0, 1)
 
     def filtered(self, estimate: Tensor) -> Tensor:
         """Return (I - h J / g)^-1 of an error estimate, `[B, n]`, g the real eigenvalue."""
         index = next(i for i, g in enumerate(self.eigenvalues) if not g.imag)
-        return self.solver(estimate)(index, estimate * self.shifts[index])
+        return self.solver()(index, estimate * self.shifts[index])

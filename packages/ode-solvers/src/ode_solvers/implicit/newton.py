@@ -61,8 +61,8 @@ class Equations:
             return torch.mul(z, self._inverse / self.h)
         return torch.div(torch.tensordot(self._inverse, z, 1), self.h)
 
-    def correction(self, z: Tensor, solve: Solve) -> Tensor:
-        """Return the Newton correction of Z, `[m, B, n]`; one evaluation of f a stage."""
+    def correction(self, solve: Solve, z: Tensor) -> Tensor:
+        """Return the correction of Z, `[m, B, n]`, by one Jacobian; one evaluation of f a stage."""
         residual = self.slopes(z) - self.implied(z)
         total = torch.zeros_like(z)
         for shift, left, right in self._modes:
@@ -80,16 +80,29 @@ def constant(values: Any, like: Tensor) -> Tensor:
     return torch.from_numpy(array).to(like.device, dtype)
 
 
+def coupled(block: Block, jacobians: Tensor, h: Any) -> Tensor:
+    """Return I - h A J with a Jacobian of its own for each stage, `[m, B, n, n]`, as one matrix.
+
+    `[B, m n, m n]`.
+    """
+    m, count, n = jacobians.shape[:3]
+    matrix = torch.einsum("ij,jbpq->bipjq", constant(block.a, jacobians), jacobians)
+    scale = h[:, :, None] if isinstance(h, Tensor) else h
+    unit = torch.eye(m * n, dtype=jacobians.dtype, device=jacobians.device)
+    return torch.sub(unit, matrix.reshape(count, m * n, m * n) * scale)
+
+
 class Limits(NamedTuple):
     """When to stop: `measure(correction, Z)` is `[B]`, 1 where a correction is small enough.
 
     A row whose corrections no longer shrink is done if they are below `slack`, which is what
-    rounding leaves.
+    rounding leaves, and otherwise given up, unless `patient`.
     """
 
     measure: Callable[[Tensor, Tensor], Tensor]
     iterations: int
     slack: float
+    patient: bool = False
 
 
 class Outcome(NamedTuple):
@@ -102,8 +115,7 @@ class Outcome(NamedTuple):
 
 
 def newton(
-    equations: Equations,
-    linearised: Callable[[Tensor], Solve],
+    correct: Callable[[Tensor], Tensor],
     z: Tensor,
     eta: Floats,
     idle: Bools,
@@ -111,8 +123,8 @@ def newton(
 ) -> Outcome:
     """Iterate from `z`, `[m, B, n]`, until each row's next correction would be small enough.
 
-    `linearised(z)` gives the linear solver for an iteration. Rows that are done, or idle, do not
-    change any more. One read from the device an iteration.
+    `correct(z)` is an iteration's correction. Rows that are done, or idle, do not change any more.
+    One read from the device an iteration.
 
     Source: Hairer and Wanner II, section IV.8, eq. 8.9 to 8.11.
     """
@@ -121,7 +133,7 @@ def newton(
     if idle.all():
         return Outcome(z, failed, rate, eta)
     for iteration in range(limits.iterations):
-        correction = equations.correction(z, linearised(z))
+        correction = correct(z)
         still = done | failed
         if still.any():
             mask = torch.from_numpy(still).to(z.device)[None, :, None]
@@ -141,7 +153,8 @@ def newton(
             ahead = shrinking ** (limits.iterations - 1 - iteration)
             stuck = live & ((theta >= _DIVERGES) | (norm * ahead / (1.0 - shrinking) > 1.0))
             done |= stuck & (norm <= limits.slack)
-            failed |= stuck & (norm > limits.slack)
+            if not limits.patient:
+                failed |= stuck & (norm > limits.slack)
             live &= ~stuck
         done |= live & ((eta * norm <= 1.0) | (norm == 0.0))
         before = norm
