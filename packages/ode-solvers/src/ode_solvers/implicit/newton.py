@@ -39,6 +39,10 @@ class Equations:
     def __post_init__(self) -> None:
         # The transformation to the block's eigenvectors as tensors, once a block.
         like, block = self.base, self.block
+        assert block.inverse is not None  # explicit stages are not solved
+        self._gamma = float(block.inverse[0, 0]) if block.size == 1 else None
+        if self._gamma is not None:
+            return
         self._modes = [
             (mode.shift, constant(mode.left, like), constant(mode.right, like))
             for mode in block.modes
@@ -53,17 +57,21 @@ class Equations:
                 for t, rows in zip(self.times, (self.base + z).unbind(0), strict=True)
             ]
         self.needs_gradient |= self.watch and any(k.requires_grad for k in found)
+        if len(found) == 1:
+            return found[0].detach().unsqueeze(0)
         return torch.stack([k.detach() for k in found])
 
     def implied(self, z: Tensor) -> Tensor:
         """Return the slopes that belong to stages, `[m, B, n]`: A^-1 Z / h."""
-        if self.block.size == 1:
-            return torch.mul(z, self._inverse / self.h)
+        if self._gamma is not None:
+            return torch.mul(z, self._gamma / self.h)
         return torch.div(torch.tensordot(self._inverse, z, 1), self.h)
 
     def correction(self, solve: Solve, z: Tensor) -> Tensor:
         """Return the correction of Z, `[m, B, n]`, by one Jacobian; one evaluation of f a stage."""
         residual = self.slopes(z) - self.implied(z)
+        if self._gamma is not None:
+            return solve(self.block.modes[0].shift, residual[0]).unsqueeze(0)
         total = torch.zeros_like(z)
         for shift, left, right in self._modes:
             part = solve(shift, torch.tensordot(left, residual.to(left.dtype), 1))
