@@ -14,7 +14,9 @@ from ode_solvers.kernels.choose import named
 from ode_solvers.trees import Weights, density, trees, vertices
 from tests.problems import F64, lotka_volterra
 
-EXPLICIT = [name for name, r in ode_core.solvers.items() if r.package == "ode-solvers"]
+EXPLICIT = [
+    name for name, r in ode_core.solvers.items() if r.package == "ode-solvers" and not r.implicit
+]
 
 RK4 = dict(
     a=[[], [Q(1, 2)], [0, Q(1, 2)], [0, 0, 1]],

@@ -24,12 +24,28 @@ _EXPLICIT = (
     ("dopri8", 8, True, "Dormand and Prince's method of order 8 (DOP853)"),
 )
 
+_IMPLICIT = (
+    ("implicit_euler", 1, False, "the backward Euler method, L-stable"),
+    ("implicit_midpoint", 2, False, "the implicit midpoint rule"),
+    ("trapezoid", 2, False, "the trapezoidal rule, A-stable"),
+    ("sdirk2", 2, False, "Alexander's L-stable method of two stages"),
+    ("trbdf2", 2, True, "TR-BDF2 with a third-order error estimate, L-stable"),
+    ("kvaerno5", 5, True, "Kvaerno's diagonally implicit 5(4) pair, L-stable"),
+    ("radau5", 5, True, "Radau IIA with three stages (RADAU5), L-stable"),
+    ("radau_iia3", 3, False, "Radau IIA with two stages, L-stable"),
+    ("gl4", 4, False, "Gauss's method with two stages"),
+    ("gl6", 6, False, "Gauss's method with three stages"),
+)
+
 
 @hookimpl
 def ode_solvers() -> Iterator[SolverRecord]:
-    """Yield the explicit methods."""
+    """Yield the explicit and the implicit methods."""
     for name, order, adaptive, summary in _EXPLICIT:
         yield SolverRecord(name, f"ode_solvers.methods:{name}", summary, order, adaptive)
+    for name, order, adaptive, summary in _IMPLICIT:
+        target = f"ode_solvers.implicit.methods:{name}"
+        yield SolverRecord(name, target, summary, order, adaptive, implicit=True)
 
 
 @hookimpl

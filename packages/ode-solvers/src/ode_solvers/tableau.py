@@ -98,16 +98,16 @@ class Tableau:
                 f"tableau {name!r} has {len(a)} rows, {stages} weights and {len(c)} nodes; "
                 "give one of each for every stage, the first row empty"
             )
-        rows = tuple(_row(row, index, name) for index, row in enumerate(a))
+        rows = tuple(self._row(row, index, name, stages) for index, row in enumerate(a))
         estimate = error_estimate or f"embedded error estimate of {name}"
         for field, value in (
             ("name", name),
             ("order", order),
             ("a", rows),
-            ("b", _floats(b)),
-            ("c", _floats(c)),
-            ("b_error", None if b_error is None else _floats(b_error)),
-            ("b_error_low", None if b_error_low is None else _floats(b_error_low[0])),
+            ("b", floats(b)),
+            ("c", floats(c)),
+            ("b_error", None if b_error is None else floats(b_error)),
+            ("b_error_low", None if b_error_low is None else floats(b_error_low[0])),
             ("dense", dense),
             ("source", source),
             ("error_estimate", estimate),
@@ -116,6 +116,17 @@ class Tableau:
         self._verify(order - 1 if error_order is None else error_order)
         if b_error_low is not None and self.b_error_low is not None:
             self._verify_error(self.b_error_low, b_error_low[1])
+
+    @staticmethod
+    def _row(row: Sequence[Number], index: int, name: str, stages: int) -> tuple[float, ...]:
+        del stages
+        values = floats(row)
+        if any(values[index:]):
+            raise ArgumentError(
+                f"row {index} of tableau {name!r} has entries on or right of the diagonal; an "
+                f"explicit method's row {index} has at most {index}"
+            )
+        return values[:index] + (0.0,) * (index - len(values))
 
     @property
     def stages(self) -> int:
@@ -203,17 +214,8 @@ def row_of(weights: Sequence[float]) -> Row:
     return tuple((index, weight) for index, weight in enumerate(weights) if weight != 0.0)
 
 
-def _row(row: Sequence[Number], index: int, name: str) -> tuple[float, ...]:
-    values = _floats(row)
-    if any(values[index:]):
-        raise ArgumentError(
-            f"row {index} of tableau {name!r} has entries on or right of the diagonal; an explicit "
-            f"method's row {index} has at most {index}"
-        )
-    return values[:index] + (0.0,) * (index - len(values))
-
-
-def _floats(values: Sequence[Number]) -> tuple[float, ...]:
+def floats(values: Sequence[Number]) -> tuple[float, ...]:
+    """Return numbers as floats."""
     return tuple(float(value) for value in values)
 
 
