@@ -24,12 +24,46 @@ _EXPLICIT = (
     ("dopri8", 8, True, "Dormand and Prince's method of order 8 (DOP853)"),
 )
 
+_MECHANICS = (
+    ("leapfrog", "leapfrog:Leapfrog", "the two-step midpoint rule, for any f"),
+    ("velocity_verlet", "leapfrog:VelocityVerlet", "velocity Verlet, symplectic, for a pair (q, v)"),
+    ("alf", "reversible:AsynchronousLeapfrog", "the asynchronous leapfrog of MALI, reversible"),
+    ("reversible_heun", "reversible:ReversibleHeun", "the reversible Heun method"),
+)
+_EXTERNAL = (
+    ("scipy_radau", 5, "SciPy's Radau IIA method, on the CPU and without gradients"),
+    ("scipy_bdf", 5, "SciPy's backward differentiation formulae, likewise"),
+    ("scipy_lsoda", 12, "SciPy's LSODA, which switches between Adams and BDF, likewise"),
+)
+
 
 @hookimpl
 def ode_solvers() -> Iterator[SolverRecord]:
-    """Yield the explicit methods."""
+    """Yield the explicit Runge-Kutta methods, those of mechanics, and SciPy's."""
     for name, order, adaptive, summary in _EXPLICIT:
         yield SolverRecord(name, f"ode_solvers.methods:{name}", summary, order, adaptive)
+    for name, target, summary in _MECHANICS:
+        yield SolverRecord(
+            name,
+            f"ode_solvers.{target}",
+            summary,
+            order=2,
+            adaptive=False,
+            per_sample=True,
+            takes_pairs=name == "velocity_verlet",
+        )
+    for name, order, summary in _EXTERNAL:
+        yield SolverRecord(
+            name,
+            f"ode_solvers.external:{name}",
+            summary,
+            order,
+            adaptive=True,
+            implicit=True,
+            differentiable=False,
+            fixed_steps=False,
+            requires=(("scipy", "scipy>=1.11"),),
+        )
 
 
 @hookimpl
