@@ -30,6 +30,10 @@ _MECHANICS = (
     ("alf", "reversible:AsynchronousLeapfrog", "the asynchronous leapfrog of MALI, reversible"),
     ("reversible_heun", "reversible:ReversibleHeun", "the reversible Heun method"),
 )
+_ADAMS = (
+    ("adams_bashforth", "Adams-Bashforth of variable order, one evaluation a step"),
+    ("adams_moulton", "Adams-Bashforth-Moulton of variable order, two evaluations a step"),
+)
 _EXTERNAL = (
     ("scipy_radau", 5, "SciPy's Radau IIA method, on the CPU and without gradients"),
     ("scipy_bdf", 5, "SciPy's backward differentiation formulae, likewise"),
@@ -52,6 +56,9 @@ def ode_solvers() -> Iterator[SolverRecord]:
             per_sample=True,
             takes_pairs=name == "velocity_verlet",
         )
+    for name, summary in _ADAMS:
+        target = f"ode_solvers.multistep.adams:{name}"
+        yield SolverRecord(name, target, summary, order=5, adaptive=True, per_sample=True)
     for name, order, summary in _EXTERNAL:
         yield SolverRecord(
             name,
