@@ -7,9 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# A step may at most double: the differences are of slopes that lie as close as the last ones did.
-_LONGER = 2.0
+# Steps aim at a tenth of the error that is allowed. The estimate is no upper bound, the highest
+# order is not the surest, and what is rejected has been evaluated in vain.
+_RESERVE = 10.0
+# A step grows by half at most: the differences are of slopes that lie as close as the last ones.
 _SAFETY = 0.9
+_LONGER = 1.5
 # To go up is worth it only where it pays, because the higher estimate is the less certain one.
 _BIAS = (1.0, 1.0, 0.9)
 
@@ -31,11 +34,11 @@ def choose(errors: Tensor, terms: Tensor, known: Tensor, most: int, order: int) 
     """
     candidates = terms[..., None] + torch.tensor([-1.0, 0.0, 1.0], device=terms.device).double()
     powers = candidates + 1.0
-    lengths = errors.clamp_min(1e-30) ** (-1.0 / powers)
+    lengths = (errors * _RESERVE).clamp_min(1e-30) ** (-1.0 / powers)
     lengths = lengths * torch.tensor(_BIAS, device=terms.device)
     usable = (candidates >= 1.0) & (candidates <= most) & (candidates <= known[..., None])
     best = torch.where(usable, lengths, -1.0).argmax(-1, keepdim=True)
-    told = errors.gather(-1, best) ** (1.0 / powers.gather(-1, best))
+    told = (errors * _RESERVE).gather(-1, best) ** (1.0 / powers.gather(-1, best))
     told = told.clamp_min(_SAFETY / _LONGER)[..., 0] ** order
     accepted = errors[..., 1] <= 1.0
     told = torch.where(accepted, told.clamp_max(1.0), told.clamp_min(1.0 + 1e-9))
