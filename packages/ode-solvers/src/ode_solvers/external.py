@@ -92,7 +92,8 @@ class External:
         rtol = float(rtol if isinstance(rtol, float) else rtol.min())
         start = y.detach().double().reshape(-1).numpy().copy()
         solver = self.make(f, t0, start, t1, rtol=rtol, atol=atol)
-        ends, pieces = [], []
+        ends: list[float] = []
+        pieces: list[Any] = []
         while solver.status == "running" and len(pieces) < self.most:
             solver.step()
             if solver.status == "failed":

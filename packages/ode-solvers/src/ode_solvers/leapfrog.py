@@ -73,12 +73,14 @@ class Leapfrog:
 
 def _midpoint(field: VectorField, t0: Any, t1: Any, y: Tensor, slope: Tensor) -> Tensor:
     h = size(t0, t1, y)
-    return y + h * field(t0 + 0.5 * (t1 - t0), y + (0.5 * h) * slope)
+    y1: Tensor = y + h * field(t0 + 0.5 * (t1 - t0), y + (0.5 * h) * slope)
+    return y1
 
 
 def _parabola(y: Tensor, slope: Tensor, before: Tensor, h: Any, gap: Any) -> Tensor:
     ratio = h / gap
-    return y + (h * (1.0 + ratio)) * slope + (ratio * ratio) * (before - y)
+    y1: Tensor = y + (h * (1.0 + ratio)) * slope + (ratio * ratio) * (before - y)
+    return y1
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,11 @@ _EXPLICIT = (
 
 _MECHANICS = (
     ("leapfrog", "leapfrog:Leapfrog", "the two-step midpoint rule, for any f"),
-    ("velocity_verlet", "leapfrog:VelocityVerlet", "velocity Verlet, symplectic, for a pair (q, v)"),
+    (
+        "velocity_verlet",
+        "leapfrog:VelocityVerlet",
+        "velocity Verlet, symplectic, for pairs (q, v)",
+    ),
     ("alf", "reversible:AsynchronousLeapfrog", "the asynchronous leapfrog of MALI, reversible"),
     ("reversible_heun", "reversible:ReversibleHeun", "the reversible Heun method"),
 )

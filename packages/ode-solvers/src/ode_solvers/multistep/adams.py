@@ -10,18 +10,19 @@ from torch import Tensor
 
 from ode_core import ArgumentError, Step
 from ode_core.rows import where
+from ode_solvers.explicit import Polynomial, RungeKutta
 from ode_solvers.kernels.reference import wide
 from ode_solvers.multistep.order import choose
-from ode_solvers.multistep.start import start
 from ode_solvers.multistep.window import Output, Window, window_of
+from ode_solvers.tables.dopri5 import DOPRI5
 
 if TYPE_CHECKING:
     from ode_core import Tolerance
     from ode_core.protocols import Interpolant, VectorField
-    from ode_solvers.multistep.start import Start
 
 Carry = tuple[Tensor, Tensor]
-# Dormand and Prince's steps are longer than those that an Adams method can go on with.
+_START = RungeKutta(DOPRI5)
+# Its steps are longer than those that an Adams method can go on with.
 _SHORTER = 2.0
 
 
@@ -121,9 +122,10 @@ class Adams:
         made = None if bool(young.all()) else self._go_on(field, t1, y, window, tolerance)
         slopes: tuple[Tensor, ...] = ()
         if bool(young.any()):
-            first = start(field, t0, t1, y, window.phi.select(window.lead, 0))
-            slopes = first.slopes
-            begun = self._begun(first, y, window, tolerance)
+            held = (self.slope(carry).to(y.dtype),)
+            first = _START.step(field, t0, t1, y, held, tolerance)
+            slopes = first.dense
+            begun = self._begun(first, window)
             made = begun if made is None else where(young, begun, made)
         assert made is not None
         dense = (*carry, made.term, slopes)
@@ -148,16 +150,15 @@ class Adams:
         phi, past, term, slopes = step.dense
         window = window_of(t0, t1, y0, (phi, past))
         young = window.known < self._terms
-        return Output(window, y0, step.y, term if self.corrects else None, slopes, young)
+        begun = Polynomial(DOPRI5, t1 - t0, y0, step.y, slopes) if slopes else None
+        return Output(window, y0, step.y, term if self.corrects else None, begun, young)
 
-    def _begun(
-        self, first: Start, y: Tensor, window: Window, tolerance: Tolerance | None
-    ) -> _Made:
-        slope = wide(first.slopes[-1])
+    def _begun(self, first: Step, window: Window) -> _Made:
+        slope = wide(first.carry[0])
         error = None
-        if tolerance is not None:
-            norm = torch.as_tensor(tolerance.norm(first.error, y, first.y))
-            error = (norm ** (1 / 5) * _SHORTER) ** self.order
+        if first.error is not None:
+            root = torch.as_tensor(first.error, dtype=torch.float64) ** (1 / _START.order)
+            error = (_SHORTER * root) ** self.order
         return _Made(first.y, slope, torch.zeros_like(slope), error, window.terms)
 
     def _go_on(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from torch import Tensor
 from ode_core.rows import where
 from ode_solvers.kernels.reference import wide
 from ode_solvers.multistep.differences import growth, integrals
-from ode_solvers.multistep.start import rise
 from ode_solvers.reversible import size
+
+if TYPE_CHECKING:
+    from ode_core.protocols import Interpolant
 
 
 class Window(NamedTuple):
@@ -54,7 +56,8 @@ class Window(NamedTuple):
 
     def advance(self, y: Tensor, slope: Tensor) -> Tensor:
         """Return y + h slope in the dtype of `y`."""
-        return (wide(y) + self.size * slope).to(y.dtype)
+        y1: Tensor = wide(y) + self.size * slope
+        return y1.to(y.dtype)
 
     def moved(self, slope: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
         """Return the carry after the step, from the slope at its end."""
@@ -96,15 +99,15 @@ def weights(means: Tensor, beta: Tensor, terms: Tensor) -> Tensor:
 class Output:
     """The solution within one step: the integral of the polynomial that the step went along.
 
-    `term` is what a corrector added. `slopes` are those of a Runge-Kutta step, which the samples
-    went along that are `young`.
+    `term` is what a corrector added. `begun` is the polynomial of a Runge-Kutta step, which the
+    samples went along that are `young`.
     """
 
     window: Window
     y0: Tensor
     y1: Tensor
     term: Tensor | None
-    slopes: tuple[Tensor, ...]
+    begun: Interpolant | None
     young: Tensor
 
     def __call__(self, theta: Any) -> Tensor:
@@ -112,9 +115,9 @@ class Output:
         if not isinstance(theta, Tensor) and theta in (0.0, 1.0):
             return self.y1 if theta else self.y0
         seen = self.window
+        if self.begun is not None and not seen.lead:
+            return self.begun(theta)
         part = torch.as_tensor(theta, dtype=torch.float64, device=seen.h.device)
-        if self.slopes and not seen.lead:
-            return seen.advance(self.y0, rise(part, self.slopes))
         means = integrals(seen.h, seen.gaps, part)
         row = weights(means, seen.beta, seen.terms)
         flat = seen.phi.reshape(*seen.phi.shape[: seen.lead + 1], -1)
@@ -122,7 +125,5 @@ class Output:
         if self.term is not None:
             weight = means.gather(-1, seen.terms.long()[..., None])[..., 0]
             slope = slope + seen.scaled(weight, self.term)
-        if self.slopes:
-            scaled = rise(part.view(-1, *(1,) * (slope.dim() - 1)), self.slopes)
-            slope = where(self.young, scaled, slope)
-        return seen.advance(self.y0, slope)
+        y = seen.advance(self.y0, slope)
+        return y if self.begun is None else where(self.young, self.begun(theta), y)
