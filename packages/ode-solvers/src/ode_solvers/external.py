@@ -95,8 +95,10 @@ class External:
         ends: list[float] = []
         pieces: list[Any] = []
         while solver.status == "running" and len(pieces) < self.most:
+            before = solver.t
             solver.step()
-            if solver.status == "failed":
+            # LSODA goes on for ever where its steps no longer move the clock.
+            if solver.status == "failed" or solver.t == before or not np.isfinite(solver.y).all():
                 break
             ends.append(solver.t)
             pieces.append(solver.dense_output())
