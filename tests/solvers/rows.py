@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from tests.problems import F64
@@ -20,7 +22,7 @@ def alone(solver, f, y, grid):
     """The state after stepping one sample, without a batch dimension, over a grid of floats."""
     times = grid.tolist()
     carry = solver.init(f, times[0], y)
-    for t0, t1 in zip(times, times[1:], strict=False):
+    for t0, t1 in itertools.pairwise(times):
         step = solver.step(f, t0, t1, y, carry, None)
         y, carry = step.y, step.carry
     return y

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -38,7 +39,7 @@ def test_a_hundred_steps_are_taken_back_to_round_off(name):
     times = [0.03 * i + 0.01 * math.sin(i) for i in range(101)]
     first = carry = solver.init(f, times[0], start)
     y = start
-    for t0, t1 in zip(times, times[1:], strict=False):
+    for t0, t1 in itertools.pairwise(times):
         step = solver.step(f, t0, t1, y, carry, None)
         y, carry = step.y, step.carry
     assert (y - start).abs().max() > 0.1

@@ -75,10 +75,11 @@ def real_boundary(tableau: Tableau) -> float:
     for _ in range(tableau.stages):
         coefficients.append(float(np.dot(tableau.b, power)))
         power = matrix @ power
-    roots = []
+    roots: list[float] = []
     for bound in (1.0, -1.0):
-        shifted = np.trim_zeros([coefficients[0] - bound, *coefficients[1:]], "b")
-        roots += [z.real for z in np.roots(shifted[::-1]) if abs(z.imag) < 1e-9]
+        shifted = np.array(coefficients[::-1])
+        shifted[-1] -= bound
+        roots += [float(z.real) for z in np.roots(shifted) if abs(z.imag) < 1e-9]
     return -max(root for root in roots if root < -1e-9)
 
 

@@ -102,11 +102,6 @@ class Adams:
         past[..., 0] = self._terms
         return torch.cat((slope.unsqueeze(lead), others), lead), past
 
-    def slope(self, carry: Carry) -> Tensor:
-        """Return the slope at the start."""
-        phi, past = carry
-        return phi.select(past.dim() - 1, 0)
-
     def step(
         self,
         field: VectorField,
@@ -122,7 +117,7 @@ class Adams:
         made = None if bool(young.all()) else self._go_on(field, t1, y, window, tolerance)
         slopes: tuple[Tensor, ...] = ()
         if bool(young.any()):
-            held = (self.slope(carry).to(y.dtype),)
+            held = (carry[0].select(window.lead, 0).to(y.dtype),)
             first = _START.step(field, t0, t1, y, held, tolerance)
             slopes = first.dense
             begun = self._begun(first, window)
