@@ -309,3 +309,41 @@ def test_orders_that_the_start_cannot_serve_are_refused(name, order):
 def test_more_terms_than_there_are_coefficients_for_are_refused(most):
     with pytest.raises(ArgumentError, match="`most` terms, from 5 to 12"):
         adams_bashforth(most=most)
+
+
+@every
+@pytest.mark.parametrize("tolerance", [1e-5, 1e-9])
+def test_samples_solved_together_are_the_samples_alone(name, tolerance):
+    """Three spans, one backwards: the same states from as many steps and evaluations."""
+    times = torch.tensor([[0.0, 0.5, 3.0], [2.0, 1.0, 0.0], [0.0, 0.1, 0.2]], dtype=F64)
+    options = dict(solver=name, rtol=tolerance, atol=tolerance)
+    together = solve(timed, STARTS, times, stepping="per_sample", **options)
+    for row in range(3):
+        one = lambda t, y: timed(t[None], y[None])[0]
+        single = solve(one, STARTS[row], times[row], **options)
+        assert torch.allclose(together.ys[:, row], single.ys, rtol=0, atol=1e-11)
+        assert together.stats.accepted[row] == single.stats.accepted
+        # Some rows still start while others go on: those calls are for both.
+        assert together.stats.f_calls[row] <= 1.3 * single.stats.f_calls
+
+
+@every
+def test_f_is_never_asked_far_from_the_solution(name):
+    """Rows that start beside rows that go on: the square root has no value for what is not y."""
+
+    class Root:
+        lowest = math.inf
+
+        def __call__(self, t, y):
+            self.lowest = min(self.lowest, y.min().item())
+            return -2.0 * y.sqrt()
+
+    weight = torch.ones(2, 1, dtype=F64, requires_grad=True)
+    f, y0 = Root(), tensor(4.0, 1e-2).view(2, 1)
+    times = torch.tensor([[0.0, 1.5], [0.0, 0.08]], dtype=F64)
+    ys = solve(lambda t, y: weight * f(t, y), y0, times, solver=name, stepping="per_sample",
+               rtol=1e-8, atol=1e-10).ys[-1]  # fmt: skip
+    wanted = (y0.sqrt()[:, 0] - times[:, 1]) ** 2
+    assert torch.allclose(ys[:, 0], wanted, atol=1e-6)
+    assert torch.autograd.grad(ys.sum(), weight)[0].isfinite().all()
+    assert f.lowest > 0.0

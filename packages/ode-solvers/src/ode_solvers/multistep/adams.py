@@ -11,9 +11,9 @@ from torch import Tensor
 from ode_core import ArgumentError, Step
 from ode_core.rows import where
 from ode_solvers.explicit import Polynomial, RungeKutta
-from ode_solvers.kernels.reference import wide
 from ode_solvers.multistep.order import choose
 from ode_solvers.multistep.window import Output, Window, window_of
+from ode_solvers.reversible import size
 from ode_solvers.tables.dopri5 import DOPRI5
 
 if TYPE_CHECKING:
@@ -95,12 +95,17 @@ class Adams:
     def init(self, field: VectorField, t: Any, y: Tensor) -> Carry:
         """Return the carry without a past: the slope at the start and no step before."""
         lead = t.dim() if isinstance(t, Tensor) else 0
-        slope = wide(field(t, y))
+        slope = field(t, y)
         others = slope.new_zeros((*slope.shape[:lead], self.most - 1, *slope.shape[lead:]))
         device = t.device if isinstance(t, Tensor) else None
         past = torch.zeros((*y.shape[:lead], self.most), dtype=torch.float64, device=device)
         past[..., 0] = self._terms
         return torch.cat((slope.unsqueeze(lead), others), lead), past
+
+    def slope(self, carry: Carry) -> Tensor:
+        """Return the slope at the start."""
+        phi, past = carry
+        return phi.select(past.dim() - 1, 0)
 
     def step(
         self,
@@ -113,12 +118,15 @@ class Adams:
     ) -> Step:
         """Advance `y` from t0 to t1."""
         window = window_of(t0, t1, y, carry)
-        young = window.known < self._terms
-        made = None if bool(young.all()) else self._go_on(field, t1, y, window, tolerance)
+        young = window.moves & (window.known < self._terms)
+        old = window.moves & ~young
+        made = None
+        if bool(old.any()):
+            made = self._go_on(field, *_for(old, t0, t1, y, window), tolerance)
         slopes: tuple[Tensor, ...] = ()
-        if bool(young.any()):
-            held = (carry[0].select(window.lead, 0).to(y.dtype),)
-            first = _START.step(field, t0, t1, y, held, tolerance)
+        if made is None or bool(young.any()):
+            end = torch.where(young, t1, t0) if window.lead else t1
+            first = _START.step(field, t0, end, y, (self.slope(carry),), tolerance)
             slopes = first.dense
             begun = self._begun(first, window)
             made = begun if made is None else where(young, begun, made)
@@ -144,12 +152,12 @@ class Adams:
         del field
         phi, past, term, slopes = step.dense
         window = window_of(t0, t1, y0, (phi, past))
-        young = window.known < self._terms
+        young = window.moves & (window.known < self._terms)
         begun = Polynomial(DOPRI5, t1 - t0, y0, step.y, slopes) if slopes else None
         return Output(window, y0, step.y, term if self.corrects else None, begun, young)
 
     def _begun(self, first: Step, window: Window) -> _Made:
-        slope = wide(first.carry[0])
+        slope = first.carry[0]
         error = None
         if first.error is not None:
             root = torch.as_tensor(first.error, dtype=torch.float64) ** (1 / _START.order)
@@ -160,13 +168,13 @@ class Adams:
         self, field: VectorField, t1: Any, y: Tensor, window: Window, tolerance: Tolerance | None
     ) -> _Made:
         y1 = window.advance(y, window.sums.select(window.lead, -1))
-        slope = ahead = wide(field(t1, y1))
+        slope = ahead = field(t1, y1)
         term = ahead - window.sum_of(window.terms)
         if self.corrects:
             y1 = window.advance(y1, window.scaled(window.integral(window.terms), term))
         if tolerance is None:
             if self.corrects:
-                slope = wide(field(t1, y1))
+                slope = field(t1, y1)
             return _Made(y1, slope, term, None, window.terms)
         errors = self._errors(ahead, y, y1, window, tolerance)
         error, terms = choose(errors, window.terms, window.known, self.most, self.order)
@@ -174,7 +182,7 @@ class Adams:
             # Rejected: the slope at an end that nobody will start from is not worth a call.
             return _Made(y1, None, term, error, terms)
         if self.corrects:
-            slope = wide(field(t1, y1))
+            slope = field(t1, y1)
         return _Made(y1, slope, term, error, terms)
 
     def _errors(
@@ -193,6 +201,17 @@ class Adams:
         if window.lead:
             return torch.stack([torch.as_tensor(norm) for norm in found], -1)
         return torch.tensor(found, dtype=torch.float64)
+
+
+def _for(old: Tensor, t0: Any, t1: Any, y: Tensor, window: Window) -> tuple[Any, Tensor, Window]:
+    """Return an end, the state and a window for which other rows stand still.
+
+    What f would be asked for them is nowhere near the solution, and may have no value there.
+    """
+    if not window.lead:
+        return t1, y, window
+    end = torch.where(old, t1, t0)
+    return end, y, window._replace(size=size(t0, end, y))
 
 
 def adams_bashforth(order: int = 5, most: int = 12) -> Adams:

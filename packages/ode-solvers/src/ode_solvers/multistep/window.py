@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ode_core.rows import where
-from ode_solvers.kernels.reference import wide
 from ode_solvers.multistep.differences import growth, integrals
 from ode_solvers.reversible import size
 
@@ -21,9 +20,10 @@ class Window(NamedTuple):
     """What a step sees of the past; K differences, `lead` 1 with per-sample steps, else 0.
 
     `phi` `[K, ...]` are the differences, `beta` `[K]` continues them to the end of the step, `h` is
-    the step's size for weights, never 0, `size` is what scales slopes. `terms` of the `known`
-    differences take part. `sums` `[K + 1, ...]` are the slopes at the step's end extrapolated with
-    1 to K terms, and last the mean slope of the step with `terms`; `integrals` is `[K + 1]`.
+    the step's size for weights, never 0, `size` is what scales slopes, `moves` whether that is not
+    0. `terms` of the `known` differences take part. `sums` `[K + 1, ...]` are the slopes at the
+    end of the step extrapolated with 1 to K terms, and last the step's mean slope with `terms`;
+    `integrals` is `[K + 1]`.
     """
 
     lead: int
@@ -31,6 +31,7 @@ class Window(NamedTuple):
     beta: Tensor
     h: Tensor
     size: Any
+    moves: Tensor
     gaps: Tensor
     terms: Tensor
     known: Tensor
@@ -55,9 +56,9 @@ class Window(NamedTuple):
         return x * weight.to(x.dtype).view(-1, *(1,) * (x.dim() - 1))
 
     def advance(self, y: Tensor, slope: Tensor) -> Tensor:
-        """Return y + h slope in the dtype of `y`."""
-        y1: Tensor = wide(y) + self.size * slope
-        return y1.to(y.dtype)
+        """Return y + h slope."""
+        y1: Tensor = y + self.size * slope
+        return y1
 
     def moved(self, slope: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
         """Return the carry after the step, from the slope at its end."""
@@ -74,10 +75,11 @@ def window_of(t0: Any, t1: Any, y: Tensor, carry: tuple[Tensor, Tensor]) -> Wind
     lead = past.dim() - 1
     terms, gaps = past[..., 0], past[..., 1:]
     h = torch.as_tensor(t1 - t0, dtype=torch.float64)
+    moves = h != 0.0
     if lead:
         # A step without length has weights as any other, and is multiplied by its own 0.
         last = torch.where(gaps[..., 0] == 0.0, 1.0, gaps[..., 0])
-        h = torch.where(h == 0.0, last, h)
+        h = torch.where(moves, h, last)
     beta = growth(h, gaps)
     means = integrals(h, gaps, torch.ones_like(h))
     flat = phi.reshape(*phi.shape[: lead + 1], -1)
@@ -86,7 +88,7 @@ def window_of(t0: Any, t1: Any, y: Tensor, carry: tuple[Tensor, Tensor]) -> Wind
     sums = torch.matmul(rows.to(flat), flat)
     sums = sums.view(*phi.shape[:lead], rows.shape[-2], *phi.shape[lead + 1 :])
     known = 1.0 + (gaps != 0.0).sum(-1)
-    return Window(lead, phi, beta, h, size(t0, t1, y), gaps, terms, known, means, sums)
+    return Window(lead, phi, beta, h, size(t0, t1, y), moves, gaps, terms, known, means, sums)
 
 
 def weights(means: Tensor, beta: Tensor, terms: Tensor) -> Tensor:
