@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ode_core import ArgumentError, Step
 from ode_core.rows import where
 from ode_solvers.explicit import Polynomial, RungeKutta
+from ode_solvers.multistep.differences import Numbers
 from ode_solvers.multistep.order import choose
 from ode_solvers.multistep.window import Output, Window, window_of
 from ode_solvers.reversible import size
@@ -36,8 +38,8 @@ class _Made(NamedTuple):
     y: Tensor
     slope: Tensor | None
     term: Tensor
-    error: Tensor | None
-    terms: Tensor
+    error: Any
+    terms: Numbers
 
 
 @dataclass(frozen=True)
@@ -132,18 +134,13 @@ class Adams:
             made = begun if made is None else where(young, begun, made)
         assert made is not None
         dense = (*carry, made.term, slopes)
-        error: Any = made.error
-        if error is not None and not window.lead:
-            error = error.item()
+        retry = window.again(made.terms)
         if made.slope is None:
-            lower = torch.cat((made.terms[..., None], window.gaps), -1)
-            return Step(made.y, error, carry, dense, (carry[0], lower))
+            return Step(made.y, made.error, carry, dense, retry)
         after = window.moved(made.slope, made.terms)
         if window.lead:
-            after = where(t0 != t1, after, carry)
-            retry = (carry[0], torch.cat((made.terms[..., None], window.gaps), -1))
-            return Step(made.y, error, after, dense, retry)
-        return Step(made.y, error, after, dense)
+            after = where(window.moves, after, carry)
+        return Step(made.y, made.error, after, dense, retry)
 
     def interpolant(
         self, field: VectorField, t0: Any, t1: Any, y0: Tensor, step: Step
@@ -160,8 +157,7 @@ class Adams:
         slope = first.carry[0]
         error = None
         if first.error is not None:
-            root = torch.as_tensor(first.error, dtype=torch.float64) ** (1 / _START.order)
-            error = (_SHORTER * root) ** self.order
+            error = (_SHORTER * first.error ** (1 / _START.order)) ** self.order
         return _Made(first.y, slope, torch.zeros_like(slope), error, window.terms)
 
     def _go_on(
@@ -171,39 +167,37 @@ class Adams:
         slope = ahead = field(t1, y1)
         term = ahead - window.sum_of(window.terms)
         if self.corrects:
-            y1 = window.advance(y1, window.scaled(window.integral(window.terms), term))
+            y1 = window.advance(y1, window.term(term, window.terms))
         if tolerance is None:
             if self.corrects:
                 slope = field(t1, y1)
             return _Made(y1, slope, term, None, window.terms)
         errors = self._errors(ahead, y, y1, window, tolerance)
         error, terms = choose(errors, window.terms, window.known, self.most, self.order)
-        if not window.lead and error.item() > 1.0:
-            # Rejected: the slope at an end that nobody will start from is not worth a call.
-            return _Made(y1, None, term, error, terms)
+        if not window.lead:
+            error = float(error)
+            if error > 1.0:
+                # Rejected: the slope at an end that nobody will start from is not worth a call.
+                return _Made(y1, None, term, error, terms)
         if self.corrects:
             slope = field(t1, y1)
         return _Made(y1, slope, term, error, terms)
 
     def _errors(
         self, ahead: Tensor, y: Tensor, y1: Tensor, window: Window, tolerance: Tolerance
-    ) -> Tensor:
+    ) -> Numbers:
         """Return the scaled norms of the error estimates with a term less, as many and one more."""
-        found = []
+        found: list[Any] = []
         with torch.no_grad():
-            for offset in (-1, 0, 1):
-                terms = (window.terms + offset).clamp(1, self.most)
-                weight = window.integral(terms)
-                if self.corrects:
-                    weight = weight - window.integral(terms - 1)
-                error = window.scaled(weight, ahead - window.sum_of(terms))
-                found.append(tolerance.norm(window.size * error, y, y1))
-        if window.lead:
-            return torch.stack([torch.as_tensor(norm) for norm in found], -1)
-        return torch.tensor(found, dtype=torch.float64)
+            for offset in (-1.0, 0.0, 1.0):
+                terms = window.terms + offset
+                terms = terms.clip(1.0, float(self.most))
+                term = window.term(ahead - window.sum_of(terms), terms, whole=not self.corrects)
+                found.append(tolerance.norm(window.size * term, y, y1))
+        return torch.stack(found, -1) if window.lead else np.array(found)
 
 
-def _for(old: Tensor, t0: Any, t1: Any, y: Tensor, window: Window) -> tuple[Any, Tensor, Window]:
+def _for(old: Numbers, t0: Any, t1: Any, y: Tensor, window: Window) -> tuple[Any, Tensor, Window]:
     """Return an end, the state and a window for which other rows stand still.
 
     What f would be asked for them is nowhere near the solution, and may have no value there.

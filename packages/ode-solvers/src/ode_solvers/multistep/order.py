@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+
+from ode_solvers.multistep.differences import Numbers, library
 
 # Steps aim at a tenth of the error that is allowed. The estimate is no upper bound, the highest
 # order is not the surest, and what is rejected has been evaluated in vain.
@@ -14,17 +17,17 @@ _RESERVE = 10.0
 _SAFETY = 0.9
 _LONGER = 1.5
 # To go up is worth it only where it pays, because the higher estimate is the less certain one.
-_BIAS = (1.0, 1.0, 0.9)
+_BIAS = (1.0, 1.0, 1.1)
 
 
 class Choice(NamedTuple):
     """What the controller is told of an error, and the number of terms of the next attempt."""
 
-    error: Tensor
-    terms: Tensor
+    error: Numbers
+    terms: Numbers
 
 
-def choose(errors: Tensor, terms: Tensor, known: Tensor, most: int, order: int) -> Choice:
+def choose(errors: Numbers, terms: Numbers, known: Numbers, most: int, order: int) -> Choice:
     """Return the choice between one term less, as many, and one more.
 
     `errors`, `[..., 3]`, are scaled norms of the estimates with k - 1, k and k + 1 terms, the local
@@ -32,14 +35,27 @@ def choose(errors: Tensor, terms: Tensor, known: Tensor, most: int, order: int) 
     number of differences there are. A controller that takes an error for one of `order` chooses the
     right step from the error that it is told: it is the power that has the same root.
     """
-    candidates = terms[..., None] + torch.tensor([-1.0, 0.0, 1.0], device=terms.device).double()
-    powers = candidates + 1.0
-    lengths = (errors * _RESERVE).clamp_min(1e-30) ** (-1.0 / powers)
-    lengths = lengths * torch.tensor(_BIAS, device=terms.device)
+    lib = library(errors)
+    offsets, bias, places = _constants(errors.device if lib is torch else None)
+    candidates = terms[..., None] + offsets
+    roots = (errors * _RESERVE) ** (1.0 / (candidates + 1.0))
     usable = (candidates >= 1.0) & (candidates <= most) & (candidates <= known[..., None])
-    best = torch.where(usable, lengths, -1.0).argmax(-1, keepdim=True)
-    told = (errors * _RESERVE).gather(-1, best) ** (1.0 / powers.gather(-1, best))
-    told = told.clamp_min(_SAFETY / _LONGER)[..., 0] ** order
-    accepted = errors[..., 1] <= 1.0
-    told = torch.where(accepted, told.clamp_max(1.0), told.clamp_min(1.0 + 1e-9))
-    return Choice(told, candidates.gather(-1, best)[..., 0])
+    best = lib.argmin(lib.where(usable, roots * bias, np.inf), -1)
+    chosen = places == best[..., None]
+    told = lib.clip(lib.where(chosen, roots, 0.0).sum(-1), _SAFETY / _LONGER, np.inf) ** order
+    here = errors[..., 1]
+    refused = lib.where(lib.isinf(here), here, lib.clip(told, 1.0 + 1e-9, np.inf))
+    told = lib.where(here <= 1.0, lib.clip(told, 0.0, 1.0), refused)
+    return Choice(told, lib.where(chosen, candidates, 0.0).sum(-1))
+
+
+@cache
+def _constants(device: torch.device | None) -> tuple[Numbers, Numbers, Numbers]:
+    offsets, bias = np.array([-1.0, 0.0, 1.0]), np.array(_BIAS)
+    if device is None:
+        return offsets, bias, np.arange(3)
+    return (
+        torch.from_numpy(offsets).to(device),
+        torch.from_numpy(bias).to(device),
+        torch.arange(3, device=device),
+    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ode_core.rows import where
-from ode_solvers.multistep.differences import growth, integrals
+from ode_solvers.multistep.differences import Numbers, growth, integrals, library
 from ode_solvers.reversible import size
 
 if TYPE_CHECKING:
@@ -28,73 +30,104 @@ class Window(NamedTuple):
 
     lead: int
     phi: Tensor
-    beta: Tensor
-    h: Tensor
+    beta: Numbers
+    h: Numbers
     size: Any
-    moves: Tensor
-    gaps: Tensor
-    terms: Tensor
-    known: Tensor
-    integrals: Tensor
+    moves: Numbers
+    gaps: Numbers
+    terms: Numbers
+    known: Numbers
+    integrals: Numbers
     sums: Tensor
 
-    def sum_of(self, terms: Tensor) -> Tensor:
+    def sum_of(self, terms: Numbers) -> Tensor:
         """Return the slope at the end of the step, extrapolated with so many terms."""
         if not self.lead:
             return self.sums[int(terms) - 1]
         rows = torch.arange(len(terms), device=terms.device)
         return self.sums[rows, terms.long() - 1]
 
-    def integral(self, terms: Tensor) -> Tensor:
-        """Return the weight of the term after so many."""
-        return self.integrals.gather(-1, terms.long()[..., None])[..., 0]
-
-    def scaled(self, weight: Tensor, x: Tensor) -> Tensor:
-        """Return `x` times weights, one a sample with per-sample steps."""
-        if not self.lead:
-            return x * weight.item()
-        return x * weight.to(x.dtype).view(-1, *(1,) * (x.dim() - 1))
+    def term(self, x: Tensor, terms: Numbers, *, whole: bool = True) -> Tensor:
+        """Return the term after so many, whose difference is `x`; if not `whole`, less the last."""
+        weight = _at(self.integrals, terms)
+        if not whole:
+            weight = weight - _at(self.integrals, terms - 1)
+        return scaled(weight, x)
 
     def advance(self, y: Tensor, slope: Tensor) -> Tensor:
         """Return y + h slope."""
         y1: Tensor = y + self.size * slope
         return y1
 
-    def moved(self, slope: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+    def moved(self, slope: Tensor, terms: Numbers) -> tuple[Tensor, Tensor]:
         """Return the carry after the step, from the slope at its end."""
         latest = slope.unsqueeze(self.lead)
         count = self.phi.shape[self.lead] - 1
         phi = torch.cat((latest, latest - self.sums.narrow(self.lead, 0, count)), self.lead)
-        past = torch.cat((terms[..., None], self.h[..., None], self.gaps[..., :-1]), -1)
-        return phi, past
+        return phi, _past(terms, self.h[..., None], self.gaps[..., :-1])
+
+    def again(self, terms: Numbers) -> tuple[Tensor, Tensor]:
+        """Return the carry for another attempt, with so many terms."""
+        return self.phi, _past(terms, self.gaps)
+
+
+def scaled(weight: Numbers, x: Tensor) -> Tensor:
+    """Return `x` times a weight, or one weight a sample."""
+    if isinstance(weight, Tensor):
+        weight = weight.to(x.dtype).view(-1, *(1,) * (x.dim() - 1))
+    product: Tensor = x * weight
+    return product
+
+
+def _at(values: Numbers, index: Numbers) -> Numbers:
+    if isinstance(values, Tensor):
+        return values.gather(-1, index.long()[..., None])[..., 0]
+    return float(values[int(index)])
+
+
+def _past(terms: Numbers, *gaps: Numbers) -> Tensor:
+    past = library(gaps[0]).concatenate((terms[..., None], *gaps), -1)
+    return past if isinstance(past, Tensor) else torch.from_numpy(past)
 
 
 def window_of(t0: Any, t1: Any, y: Tensor, carry: tuple[Tensor, Tensor]) -> Window:
     """Return the past of a step from t0 to t1, of the state `y`, from the solver's carry."""
     phi, past = carry[0], carry[1].detach()
     lead = past.dim() - 1
-    terms, gaps = past[..., 0], past[..., 1:]
-    h = torch.as_tensor(t1 - t0, dtype=torch.float64)
+    numbers: Numbers = past if lead else past.numpy()
+    lib, terms, gaps = library(numbers), numbers[..., 0], numbers[..., 1:]
+    h: Numbers = t1 - t0 if lead else np.asarray(t1 - t0)
     moves = h != 0.0
     if lead:
         # A step without length has weights as any other, and is multiplied by its own 0.
-        last = torch.where(gaps[..., 0] == 0.0, 1.0, gaps[..., 0])
-        h = torch.where(moves, h, last)
+        h = torch.where(moves, h, torch.where(gaps[..., 0] == 0.0, 1.0, gaps[..., 0]))
     beta = growth(h, gaps)
-    means = integrals(h, gaps, torch.ones_like(h))
-    flat = phi.reshape(*phi.shape[: lead + 1], -1)
-    rows = torch.cat((beta[..., None, :].expand(*beta.shape, beta.shape[-1]).tril(),
-                      weights(means, beta, terms)[..., None, :]), -2)  # fmt: skip
-    sums = torch.matmul(rows.to(flat), flat)
-    sums = sums.view(*phi.shape[:lead], rows.shape[-2], *phi.shape[lead + 1 :])
+    means = integrals(h, gaps, lib.ones_like(h))
+    triangle = beta[..., None, :] * _triangle(beta.shape[-1], beta.device if lead else None)
+    rows = lib.concatenate((triangle, weights(means, beta, terms)[..., None, :]), -2)
+    sums = _applied(rows, phi, lead)
     known = 1.0 + (gaps != 0.0).sum(-1)
     return Window(lead, phi, beta, h, size(t0, t1, y), moves, gaps, terms, known, means, sums)
 
 
-def weights(means: Tensor, beta: Tensor, terms: Tensor) -> Tensor:
+def weights(means: Numbers, beta: Numbers, terms: Numbers) -> Numbers:
     """Return what weighs the differences, `[..., K]`, in the mean slope with so many terms."""
-    index = torch.arange(beta.shape[-1], device=beta.device)
-    return torch.where(index < terms[..., None], means[..., :-1] * beta, 0.0)
+    count = beta.shape[-1]
+    place = _triangle(count, beta.device if isinstance(beta, Tensor) else None).sum(-1)
+    return (place <= terms[..., None]) * (means[..., :-1] * beta)
+
+
+def _applied(rows: Numbers, phi: Tensor, lead: int) -> Tensor:
+    """Return sums of differences, `[..., n, state]`, with weights `[..., n, K]`."""
+    flat = phi.reshape(*phi.shape[: lead + 1], -1)
+    sums = torch.matmul(torch.as_tensor(rows).to(flat), flat)
+    return sums.view(*phi.shape[:lead], rows.shape[-2], *phi.shape[lead + 1 :])
+
+
+@cache
+def _triangle(count: int, device: torch.device | None) -> Numbers:
+    ones = np.tri(count)
+    return ones if device is None else torch.from_numpy(ones).to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +143,7 @@ class Output:
     y1: Tensor
     term: Tensor | None
     begun: Interpolant | None
-    young: Tensor
+    young: Numbers
 
     def __call__(self, theta: Any) -> Tensor:
         """Return the state at t0 + theta (t1 - t0), like `y0`."""
@@ -119,13 +152,10 @@ class Output:
         seen = self.window
         if self.begun is not None and not seen.lead:
             return self.begun(theta)
-        part = torch.as_tensor(theta, dtype=torch.float64, device=seen.h.device)
-        means = integrals(seen.h, seen.gaps, part)
+        means = integrals(seen.h, seen.gaps, theta if seen.lead else np.asarray(theta))
         row = weights(means, seen.beta, seen.terms)
-        flat = seen.phi.reshape(*seen.phi.shape[: seen.lead + 1], -1)
-        slope = torch.matmul(row[..., None, :].to(flat), flat).view(self.y0.shape)
+        slope = _applied(row[..., None, :], seen.phi, seen.lead).view(self.y0.shape)
         if self.term is not None:
-            weight = means.gather(-1, seen.terms.long()[..., None])[..., 0]
-            slope = slope + seen.scaled(weight, self.term)
+            slope = slope + scaled(_at(means, seen.terms), self.term)
         y = seen.advance(self.y0, slope)
         return y if self.begun is None else where(self.young, self.begun(theta), y)
