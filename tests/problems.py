@@ -27,6 +27,33 @@ class Circle:
         return radius * torch.tensor([math.cos(angle), math.sin(angle)], dtype=F64)
 
 
+class Chirp:
+    """A pair (q, v) whose turning speeds up: q'' = (q_y, -q_x) - t^2 q; time enters f."""
+
+    t1 = 3.0
+
+    def __init__(self) -> None:
+        self.y0 = (torch.tensor([0.0, 1.0], dtype=F64), torch.zeros(2, dtype=F64))
+
+    def __call__(self, t, state):
+        q, v = state
+        return v, torch.stack([q[..., 1], -q[..., 0]], -1) - t * t * q
+
+    def exact(self, t):
+        sine, cosine = math.sin(t * t / 2), math.cos(t * t / 2)
+        return torch.tensor([sine, cosine, t * cosine, -t * sine], dtype=F64)
+
+
+def suited(record, problem):
+    """The problem, or one of its kind in a state that the solver of this record takes."""
+    return Chirp() if record.takes_pairs else problem
+
+
+def flat(ys):
+    """States `[T, N]`, whether they came as tensors or as pairs."""
+    return torch.cat(ys, -1) if isinstance(ys, tuple) else ys
+
+
 def oscillator(t, y):
     """y'' = -y, solved by (cos t, -sin t) from (1, 0)."""
     return torch.stack([y[..., 1], -y[..., 0]], -1)

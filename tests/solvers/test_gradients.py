@@ -12,10 +12,11 @@ import ode_core
 from ode_core import ArgumentError, SolveError, UnsupportedError, solve
 from ode_core.capture import Capture
 from ode_solvers import Adjoint, Checkpoint
-from tests.problems import F64, lotka_volterra
+from tests.problems import F64, Chirp, flat, lotka_volterra
 
 SOLVERS = list(ode_core.solvers)
 ADAPTIVE = [name for name in SOLVERS if ode_core.solvers[name].adaptive]
+IN_TORCH = [name for name in SOLVERS if ode_core.solvers[name].differentiable]
 
 
 class Net(nn.Module):
@@ -40,9 +41,13 @@ def gradients(gradient, name="dopri5", times=(0.0, 0.33, 0.7, 1.0), timed=False,
     net = Net()
     y0 = torch.randn(3, 2, dtype=F64, requires_grad=True)
     t = torch.tensor(times, dtype=F64, requires_grad=timed)
-    solution = solve(net, y0, t, solver=name, gradient=gradient, **(options(name) | changed))
-    weights = torch.arange(solution.ys.numel(), dtype=F64).reshape(solution.ys.shape)
-    loss = (solution.ys * (1 + weights / 10)).sin().sum()
+    f, state = net, y0
+    if ode_core.solvers[name].takes_pairs:
+        f, state = (lambda t, pair: (pair[1], net(t, pair[0]))), (y0, 0.5 * y0)
+    solution = solve(f, state, t, solver=name, gradient=gradient, **(options(name) | changed))
+    ys = flat(solution.ys)
+    weights = torch.arange(ys.numel(), dtype=F64).reshape(ys.shape)
+    loss = (ys * (1 + weights / 10)).sin().sum()
     wanted = [y0, *net.parameters(), *([t] if timed else [])]
     return torch.autograd.grad(loss, wanted), solution.stats
 
@@ -52,7 +57,7 @@ def off(found, exact):
     return math.sqrt(top / sum(b.abs().square().sum() for b in exact))
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", IN_TORCH)
 @pytest.mark.parametrize("times", [(0.0, 1.0), (0.0, 0.33, 0.7, 1.0), (1.0, 0.4, 0.0)], ids=str)
 def test_checkpoint_is_the_gradient_of_the_discrete_solve(name, times):
     exact, forward = gradients("direct", name, times, timed=True)
@@ -68,13 +73,15 @@ def test_checkpoint_is_the_gradient_of_the_discrete_solve(name, times):
     assert stats.backward_f_calls > 0
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", IN_TORCH)
 def test_direct_is_the_derivative_by_finite_differences(name):
     y0 = torch.tensor([1.0, 1.2], dtype=F64, requires_grad=True)
     fixed = {"controller": ode_core.FixedSteps(), "dt": 0.2}
+    paired = ode_core.solvers[name].takes_pairs
 
     def end(y0):
-        return solve(lotka_volterra, y0, [0.0, 0.5, 1.0], solver=name, **fixed).ys
+        f, state = (Chirp(), (y0, 0.5 * y0)) if paired else (lotka_volterra, y0)
+        return flat(solve(f, state, [0.0, 0.5, 1.0], solver=name, **fixed).ys)
 
     assert torch.autograd.gradcheck(end, (y0,))
     assert torch.autograd.gradgradcheck(end, (y0,))

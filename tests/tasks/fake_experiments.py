@@ -95,3 +95,6 @@ def ode_solvers():
         adaptive=True,
         differentiable=False,
     )
+    yield SolverRecord(
+        "fake_pairs", "fake_experiments:FakeTask", "fake", order=1, adaptive=False, takes_pairs=True
+    )

@@ -35,7 +35,7 @@ def test_every_task_meets_every_solver():
 def test_reasons():
     cells = planned(
         tasks=["fake_task", "fake_data", "fake_large"],
-        solvers=["fake_a", "fake_implicit", "fake_absent", "fake_external"],
+        solvers=["fake_a", "fake_implicit", "fake_absent", "fake_external", "fake_pairs"],
     )
 
     def outcome(task, solver):
@@ -49,6 +49,8 @@ def test_reasons():
     assert "pip install 'no-such-package[extra]>=2'" in reason
     status, reason = outcome("fake_task", "fake_external")
     assert (status, "not differentiable" in reason) == ("skipped", True)
+    status, reason = outcome("fake_task", "fake_pairs")
+    assert (status, "takes pairs (q, v)" in reason) == ("skipped", True)
     status, reason = outcome("fake_large", "fake_implicit")
     assert status == "skipped"
     assert reason.startswith("too costly: an implicit solver on a state of 100000 numbers")

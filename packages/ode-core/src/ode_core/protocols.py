@@ -65,6 +65,8 @@ class Solver(Protocol):
       without what only step-size control needs; otherwise `step` with no tolerance;
     - `slope(carry) -> Tensor | None`, f at the start of the step if the carry holds it, which
       saves the choice of the first step an evaluation;
+    - `chooses_steps = True`, which says that a step may be as long as one likes, because the solver
+      divides it itself: the first one is offered the whole stretch;
     - `error_estimate`, a few words that say which estimate its error is;
     - `per_sample = True`, which says that it also takes per-sample steps: `init`, `step` and
       `interpolant` then get times as float64 `[B]` tensors and a state `[B, ...]`, one row a

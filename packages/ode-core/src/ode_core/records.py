@@ -60,7 +60,12 @@ def _found(module: str) -> bool:
 
 @dataclass(frozen=True)
 class SolverRecord(Record):
-    """A solver: its order, whether it chooses its steps, whether it solves equations."""
+    """A solver: its order, whether it chooses its steps, whether it solves equations.
+
+    `per_sample` says that it takes per-sample steps, `differentiable` that its steps are made of
+    torch operations, `fixed_steps` that it runs with given steps too, `takes_pairs` that it takes
+    no other state than a pair (q, v) with q' = v.
+    """
 
     kind: ClassVar[str] = "solver"
 
@@ -69,6 +74,8 @@ class SolverRecord(Record):
     implicit: bool = False
     per_sample: bool = False
     differentiable: bool = True
+    fixed_steps: bool = True
+    takes_pairs: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Explicit Runge-Kutta solvers and gradient methods.
+"""Solvers and gradient methods.
 
 Names are imported when they are first used, so that listing plugins never waits for torch.
 """

@@ -36,16 +36,73 @@ _IMPLICIT = (
     ("gl4", 4, False, "Gauss's method with two stages"),
     ("gl6", 6, False, "Gauss's method with three stages"),
 )
+_MECHANICS = (
+    ("leapfrog", "leapfrog:Leapfrog", "the two-step midpoint rule, for any f"),
+    (
+        "velocity_verlet",
+        "leapfrog:VelocityVerlet",
+        "velocity Verlet, symplectic, for pairs (q, v)",
+    ),
+    ("alf", "reversible:AsynchronousLeapfrog", "the asynchronous leapfrog of MALI, reversible"),
+    ("reversible_heun", "reversible:ReversibleHeun", "the reversible Heun method"),
+)
+_ADAMS = (
+    ("adams_bashforth", "Adams-Bashforth of variable order, one evaluation a step"),
+    ("adams_moulton", "Adams-Bashforth-Moulton of variable order, two evaluations a step"),
+)
+_EXTERNAL = (
+    ("scipy_radau", 5, "SciPy's Radau IIA method, on the CPU and without gradients"),
+    ("scipy_bdf", 5, "SciPy's backward differentiation formulae, likewise"),
+    ("scipy_lsoda", 12, "SciPy's LSODA, which switches between Adams and BDF, likewise"),
+)
 
 
 @hookimpl
 def ode_solvers() -> Iterator[SolverRecord]:
-    """Yield the explicit and the implicit methods."""
-    for name, order, adaptive, summary in _EXPLICIT:
-        yield SolverRecord(name, f"ode_solvers.methods:{name}", summary, order, adaptive)
-    for name, order, adaptive, summary in _IMPLICIT:
-        target = f"ode_solvers.implicit.methods:{name}"
-        yield SolverRecord(name, target, summary, order, adaptive, implicit=True)
+    """Yield the solvers of this package."""
+    yield from _runge_kutta()
+    for name, target, summary in _MECHANICS:
+        yield SolverRecord(
+            name,
+            f"ode_solvers.{target}",
+            summary,
+            order=2,
+            adaptive=False,
+            per_sample=True,
+            takes_pairs=name == "velocity_verlet",
+        )
+    for name, summary in _ADAMS:
+        target = f"ode_solvers.multistep.adams:{name}"
+        yield SolverRecord(name, target, summary, order=5, adaptive=True, per_sample=True)
+    for name, order, summary in _EXTERNAL:
+        yield SolverRecord(
+            name,
+            f"ode_solvers.external:{name}",
+            summary,
+            order,
+            adaptive=True,
+            implicit=True,
+            differentiable=False,
+            fixed_steps=False,
+            requires=(("scipy", "scipy>=1.11"),),
+        )
+
+
+def _runge_kutta() -> Iterator[SolverRecord]:
+    for table, module, implicit in (
+        (_EXPLICIT, "methods", False),
+        (_IMPLICIT, "implicit.methods", True),
+    ):
+        for name, order, adaptive, summary in table:
+            yield SolverRecord(
+                name,
+                f"ode_solvers.{module}:{name}",
+                summary,
+                order,
+                adaptive,
+                implicit=implicit,
+                per_sample=True,
+            )
 
 
 @hookimpl

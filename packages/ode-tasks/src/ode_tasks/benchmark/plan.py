@@ -125,6 +125,8 @@ def _unfit(task: TaskRecord, solver: SolverRecord) -> str:
         return (
             f"the solver {solver.name!r} is not differentiable, so nothing can be trained with it"
         )
+    if solver.takes_pairs:
+        return f"the solver {solver.name!r} takes pairs (q, v) alone, and no model's state is one"
     if solver.implicit and task.state_size > LARGEST_IMPLICIT_STATE:
         return (
             f"too costly: an implicit solver on a state of {task.state_size} numbers "

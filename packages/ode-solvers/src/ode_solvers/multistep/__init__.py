@@ -1,0 +1,1 @@
+"""Multistep methods: what they remember, how they start, and the Adams family."""

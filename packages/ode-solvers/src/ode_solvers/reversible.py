@@ -1,0 +1,128 @@
+"""Reversible methods: each step can be taken back, and carries a second copy of the motion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ode_core import Step
+from ode_core.rows import along
+
+if TYPE_CHECKING:
+    from ode_core import Tolerance
+    from ode_core.protocols import VectorField
+
+
+@dataclass(frozen=True)
+class AsynchronousLeapfrog:
+    """The asynchronous leapfrog: order 2, one evaluation a step.
+
+    The carry is `(v,)`, like the state: a velocity of its own, equal to f at the start and within
+    O(dt^2) of it after that. Where f damps the state, the difference of the two grows as the state
+    decays: it is a method for motion that goes on, and has no error estimate for that reason.
+
+    Source: Zhuang et al., MALI: A memory efficient and reverse accurate integrator for neural ODEs,
+    ICLR 2021, algorithms 2 and 3; Mutze, arXiv:1311.6602.
+    """
+
+    name: str = field(default="alf", init=False)
+    order: int = field(default=2, init=False)
+    adaptive: bool = field(default=False, init=False)
+    implicit: bool = field(default=False, init=False)
+    one_step: bool = field(default=False, init=False)
+    per_sample: bool = field(default=True, init=False)
+
+    def init(self, field: VectorField, t: Any, y: Tensor) -> tuple[Tensor]:
+        """Return the carry: the velocity, which is f at the start."""
+        return (field(t, y),)
+
+    def step(
+        self,
+        field: VectorField,
+        t0: Any,
+        t1: Any,
+        y: Tensor,
+        carry: tuple[Tensor],
+        tolerance: Tolerance | None,
+    ) -> Step:
+        """Advance `y` from t0 to t1: half a step with v, v mirrored at f, half a step with it."""
+        del tolerance
+        (v,) = carry
+        h = size(t0, t1, y)
+        slope = field(t0 + 0.5 * (t1 - t0), y + (0.5 * h) * v)
+        after = 2.0 * slope - v
+        return Step(y + h * slope, None, (unless_still(t0, t1, v, after),), None)
+
+    def reverse(
+        self, field: VectorField, t0: Any, t1: Any, y1: Tensor, carry1: tuple[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor]]:
+        """Return the state and the carry at t0 of the step that led to those at t1."""
+        (v,) = carry1
+        h = size(t0, t1, y1)
+        slope = field(t0 + 0.5 * (t1 - t0), y1 - (0.5 * h) * v)
+        return y1 - h * slope, (unless_still(t0, t1, v, 2.0 * slope - v),)
+
+
+@dataclass(frozen=True)
+class ReversibleHeun:
+    """The reversible Heun method: order 2, one evaluation a step.
+
+    The carry is `(z, f(t, z))`, both like the state: a second solution by the two-step midpoint
+    rule, at which alone f is evaluated. Where f damps the state the two solutions part, so that
+    there is no error estimate.
+
+    Source: Kidger, Foster, Li, Lyons, Efficient and accurate gradients for neural SDEs, NeurIPS
+    2021, algorithms 1 and 2.
+    """
+
+    name: str = field(default="reversible_heun", init=False)
+    order: int = field(default=2, init=False)
+    adaptive: bool = field(default=False, init=False)
+    implicit: bool = field(default=False, init=False)
+    one_step: bool = field(default=False, init=False)
+    per_sample: bool = field(default=True, init=False)
+
+    def init(self, field: VectorField, t: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the carry: the second solution starts where the first does."""
+        return y.clone(), field(t, y)
+
+    def step(
+        self,
+        field: VectorField,
+        t0: Any,
+        t1: Any,
+        y: Tensor,
+        carry: tuple[Tensor, Tensor],
+        tolerance: Tolerance | None,
+    ) -> Step:
+        """Advance `y` from t0 to t1 by the trapezoidal rule over slopes of the second solution."""
+        del tolerance
+        z, slope = carry
+        h = size(t0, t1, y)
+        z1 = unless_still(t0, t1, z, 2.0 * y - z + h * slope)
+        slope1 = field(t1, z1)
+        return Step(y + (0.5 * h) * (slope + slope1), None, (z1, slope1), None)
+
+    def reverse(
+        self, field: VectorField, t0: Any, t1: Any, y1: Tensor, carry1: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return the state and the carry at t0 of the step that led to those at t1."""
+        step = self.step(field, t1, t0, y1, carry1, None)
+        return step.y, step.carry
+
+
+def size(t0: Any, t1: Any, y: Tensor) -> Any:
+    """Return t1 - t0 as what scales a state: a number, or one a sample as `[B, 1, ...]`."""
+    h = t1 - t0
+    return along(h, y) if isinstance(h, Tensor) and h.dim() else h
+
+
+def unless_still(t0: Any, t1: Any, before: Tensor, after: Tensor) -> Tensor:
+    """Return `after`, but `before` in the rows of samples whose step has no length."""
+    h = t1 - t0
+    if not isinstance(h, Tensor):
+        return after
+    moves = (h != 0.0).view(h.shape + (1,) * (after.dim() - h.dim()))
+    return after.where(moves, before)
