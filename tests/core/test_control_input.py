@@ -137,6 +137,15 @@ def test_gradients_reach_values_and_time(kind):
             assert torch.autograd.gradgradcheck(call, (values, t))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_function_transforms_go_through(kind):
+    value = lambda v: Control(TIMES, v, kind)(1.7)
+    jacobian = torch.func.jacrev(value)(VALUES)
+    pushed = torch.func.jvp(value, (VALUES,), (VALUES.flip(0),))[1]
+    assert torch.allclose(pushed, torch.einsum("ikj,kj->i", jacobian, VALUES.flip(0)))
+    assert torch.allclose(torch.func.jacfwd(value)(VALUES), jacobian)
+
+
 def test_a_trained_spline_follows_its_values_and_is_differentiated_again_and_again():
     control = Control(TIMES, torch.nn.Parameter(VALUES.clone()), "cubic")
     with torch.no_grad():

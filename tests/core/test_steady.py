@@ -99,6 +99,16 @@ def test_a_deep_equilibrium_layer_is_trained_through(dtype):
         assert torch.allclose(one, other, rtol=100 * tolerance, atol=100 * tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rest_at_zero_and_stiff_rest_are_found_through_the_solvers_own_noise(dtype):
+    """Explicit steps hover about a stable state by as much as their tolerance lets them."""
+    assert steady_state(lambda t, y: -y, torch.ones(2, dtype=dtype)).y.abs().max() < 1e-6
+    f = lambda t, y: torch.stack([-100 * (y[0] - y[1]), 1 - y[1]])
+    found = steady_state(f, torch.zeros(2, dtype=dtype))
+    assert torch.allclose(found.y, torch.ones(2, dtype=dtype), atol=1e-6)
+    assert found.t < 200.0
+
+
 def test_what_f_closes_over_need_be_no_leaf():
     root = torch.tensor(2.0, dtype=F64, requires_grad=True)
     target = root**2

@@ -155,9 +155,13 @@ class Control(nn.Module):
             seen = self._grid.to(dtype)
             exact = seen.double()
             width = exact.diff(dim=-1, append=exact[..., -1:])
-            lost = (width == 0.0) & (self._grid.diff(dim=-1, append=self._grid[..., -1:]) > 0.0)
+            lost = None
+            # Asked of the knots on the CPU: no device is waited for.
+            if bool((self.knots.to(dtype).diff(dim=-1) == 0.0).any()):
+                apart = self._grid.diff(dim=-1, append=self._grid[..., -1:]) > 0.0
+                lost = (width == 0.0) & apart
             width = torch.where(width > 0.0, width, 1.0)
-            self._tables[dtype] = _Table(seen, exact, width, lost if bool(lost.any()) else None)
+            self._tables[dtype] = _Table(seen, exact, width, lost)
         return self._tables[dtype]
 
     def _before(self, t: Tensor) -> Tensor:
@@ -168,12 +172,12 @@ class Control(nn.Module):
         else:
             query = t.detach().expand(len(seen)).unsqueeze(-1).contiguous()
             index = torch.searchsorted(seen, query, right=True).squeeze(-1)
-        return torch.minimum(index.sub_(1).clamp_(min=0), self._last)
+        return torch.minimum((index - 1).clamp(min=0), self._last)
 
     def _piece(self, t: Tensor) -> _Piece:
         table = self._table(t.dtype)
         # The last knot belongs to the piece before it.
-        lower = torch.minimum(self._before(t), (self._last - 1).clamp_(min=0))
+        lower = torch.minimum(self._before(t), (self._last - 1).clamp(min=0))
         width = self._knot(table.width, lower)
         raw = (t.double() - self._knot(table.exact, lower)) / width
         if table.lost is not None:

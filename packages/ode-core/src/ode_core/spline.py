@@ -45,6 +45,10 @@ class _Natural(torch.autograd.Function):
         pulled: Tensor = _Transposed.apply(grad, ctx.widths, ctx.inside)
         return pulled, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return second_derivatives(tangent, ctx.widths, ctx.inside)
+
 
 class _Transposed(torch.autograd.Function):
     """The transpose of `_Natural`, whose own gradient is `_Natural` again."""
@@ -68,6 +72,11 @@ class _Transposed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return second_derivatives(grad, ctx.widths, ctx.inside), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        pulled: Tensor = _Transposed.apply(tangent, ctx.widths, ctx.inside)
+        return pulled
 
 
 def _solved(right: Tensor, widths: Tensor, inside: Tensor) -> Tensor:

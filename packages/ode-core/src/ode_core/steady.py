@@ -53,10 +53,12 @@ def steady_state(
 
     It is at rest where the largest |f| / (|y| + atol + sqrt(eps) rms(y)), a rate per unit of time,
     is at most `tolerance`, by default ten times the root of the dtype's eps (1.5e-7 in float64).
-    With `polish`, Newton's method takes over at a rate of 1e-3, and goes on to rounding; where its
-    steps do not halve the rate it gives way to the integration again. An unstable steady state is
-    found only from itself, or from within `atol` of it. The state is one system, whatever its
-    shape: of a batch, all rows come to rest. Where f depends on t, it is taken at the time reached.
+    With `polish`, Newton's method takes over at a rate of 1e-3, or where the state has twice in a
+    row not moved by more than `atol + rtol |y|`, and goes on to rounding; where its steps do not
+    halve the rate it gives way to the integration again. An unstable steady state is found only
+    from itself, or from within `atol` of it; a stiff f wants an implicit solver. The state is one
+    system, whatever its shape: of a batch, all rows come to rest. Where f depends on t, it is taken
+    at the time reached.
 
     Gradients are those of the implicit function theorem, dy = -J^-1 df: nothing of the way is kept
     but one evaluation of f, and backward solves with J^T, made in full up to 256 unknowns and by
@@ -99,12 +101,15 @@ def _settled(
     goal = max(tolerance, 1e-3) if polish else tolerance
     # Twice as long each time: at most half of the way is too much.
     length = min(t_max - t, 1.0 / rate) if rate > 0.0 else 0.0
+    moved, still = False, 0
     while True:
-        if rate <= goal and polish:
+        # Twice in a row where it was before, over twice the time: what moves is the solver's error.
+        if polish and (rate <= goal or still > 1):
             root, reached = way.polished(t, y)
             if reached <= tolerance:
                 return root, t, reached, reached < rate
-            goal = max(tolerance, goal / 10.0)
+            if rate <= goal:
+                goal = max(tolerance, goal / 10.0)
         if rate <= tolerance:
             return y, t, rate, False
         if t >= t_max:
@@ -116,8 +121,10 @@ def _settled(
                 way.last,
             )
         t1 = min(t + length, t_max)
-        y = way.advance(t, t1, y)
+        before, y = y, way.advance(t, t1, y)
         t, length = t1, 2.0 * length
+        moved = moved or not way.unmoved(before, y) or 0.5 * length * rate > 10.0
+        still = still + 1 if moved and way.unmoved(before, y) else 0
         rate = way.rate(y, way.slope(t, y))
 
 
@@ -149,6 +156,11 @@ class _Way:
         # Where an entry is nothing beside the others, rounding in f is no change.
         floor = size.square().mean().sqrt() * torch.finfo(y.dtype).eps ** 0.5 + self._atol
         return float((slope.abs() / (size + floor)).max())
+
+    def unmoved(self, before: Tensor, after: Tensor) -> bool:
+        """Return whether two states differ by no more than the solver's own error may be."""
+        allowed = self._atol + self._rtol * torch.maximum(before.abs(), after.abs())
+        return bool(((after - before).abs() <= allowed).all())
 
     def advance(self, t: float, t1: float, y: Tensor) -> Tensor:
         """Return the packed state at t1, integrated from `y` at t."""
