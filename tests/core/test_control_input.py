@@ -348,7 +348,16 @@ def by_default(control):
     return f
 
 
+def appearing(t):
+    return MEALS(t)
+
+
+def by_another_function(t, y):
+    return -y + appearing(t)
+
+
 WAYS = {
+    "global of a function called": lambda c: by_another_function,
     "global": lambda c: forced,
     "closure": closing_over,
     "closure of a closure": lambda c: closing_over(closing_over(c)),

@@ -10,7 +10,7 @@ import torch
 
 from ode_core import ArgumentError, SolveError, UnsupportedError, steady_state
 from ode_core.krylov import gmres
-from ode_core.roots import DENSE_UP_TO
+from ode_core.roots import DENSE_UP_TO, newton
 from tests.problems import F64, van_der_pol
 
 
@@ -162,6 +162,14 @@ def test_newton_gives_way_where_it_cannot_be_trusted():
     found = steady_state(f, torch.zeros(2, dtype=F64), tolerance=1e-6, rtol=1e-8, atol=1e-9)
     assert not found.polished
     assert found.y[0].item() == pytest.approx(3.0, rel=1e-5)
+
+
+def test_newton_takes_no_step_that_does_not_help():
+    """From 3, full steps for atan(x) = 0 run away; from 0.5 they arrive."""
+    size = lambda x, residual: residual.abs().max().item()
+    away = torch.tensor([3.0], dtype=F64)
+    assert torch.equal(newton(torch.atan, away, size)[0], away)
+    assert newton(torch.atan, torch.tensor([0.5], dtype=F64), size)[0].abs() < 1e-15
 
 
 @pytest.mark.parametrize("n", [3, DENSE_UP_TO + 1])
