@@ -30,7 +30,8 @@ class Control(nn.Module):
 
     Before the first knot and after the last, u stays at the first and the last value. Knots and `t`
     are compared in the dtype of `t`, so that in float32 too the sides of a knot are told apart.
-    Gradients flow into `values` and `t`, not into `times`.
+    Gradients flow into `values` and `t`, not into `times`. `solve` ends its steps at the knots of
+    every input that it finds in f (see `ode_core.knots`).
 
     As a part of a module it moves with `.to()`, knots keeping float64, and is trained where
     `values` is a Parameter; only then is it in the state_dict. `knots` are `times` in float64 on
