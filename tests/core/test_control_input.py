@@ -108,6 +108,14 @@ def test_shapes_shared_and_per_sample(kind):
     assert Control(TIMES, VALUES[:, 0], kind)(one).shape == ()
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_time_spread_over_the_samples_is_taken_without_a_warning():
+    spread = torch.tensor(1.3).expand(3)
+    for times in (TIMES, TIMES.expand(3, 5)):
+        control = Control(times, torch.randn(3, 5))
+        assert torch.equal(control(spread), control(torch.tensor(1.3)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_padded_rows_are_as_long_as_their_knots(kind):
     nan = math.nan

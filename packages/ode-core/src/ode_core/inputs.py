@@ -169,7 +169,7 @@ class Control(nn.Module):
         """Return the index of the last knot that is not after `t`, `[1]` or `[B]`; else 0."""
         seen = self._table(t.dtype).seen
         if seen.dim() == 1:
-            index = torch.searchsorted(seen, t.detach(), right=True)
+            index = torch.searchsorted(seen, t.detach().contiguous(), right=True)
         else:
             query = t.detach().expand(len(seen)).unsqueeze(-1).contiguous()
             index = torch.searchsorted(seen, query, right=True).squeeze(-1)
