@@ -34,6 +34,11 @@ class Augmented:
         self.segments = tuple(n for n in (size, size, sum(self._real), 1 if timed else 0) if n > 0)
         self._size = size
 
+    @property
+    def parameter_sizes(self) -> tuple[int, ...]:
+        """The real numbers in each parameter, whose gradients stand between a and the times'."""
+        return tuple(self._real)
+
     def pack(self, y: Tensor, a: Tensor) -> Tensor:
         """Return the state at an output where nothing has been integrated yet."""
         head = torch.cat([self._flat(y), self._flat(a)])
@@ -60,15 +65,15 @@ class Augmented:
     def tolerance(self, forward_tolerance: Tolerance, *, semi: bool) -> Tolerance:
         """Return the forward tolerance for the packed state, the norm being the largest block's.
 
-        With `semi` the blocks that nothing else depends on are allowed any error.
+        With `semi` the parameters' gradient, on which nothing else depends, is allowed any error.
         """
         rtol, atol = (self._spread(x) for x in (forward_tolerance.rtol, forward_tolerance.atol))
-        rest = sum(self.segments) - 2 * self._size
-        if semi and rest:
+        if semi and self._real:
             dtype = torch.promote_types(self._like.dtype.to_real(), torch.float32)
-            state = torch.as_tensor(atol, dtype=dtype, device=self._like.device)
-            state = state[: 2 * self._size] if state.dim() else state.expand(2 * self._size)
-            atol = torch.cat([state, state.new_full((rest,), float("inf"))])
+            allowed = torch.as_tensor(atol, dtype=dtype, device=self._like.device)
+            allowed = allowed.expand(sum(self.segments)).clone()
+            allowed[2 * self._size :][: sum(self._real)] = float("inf")
+            atol = allowed
         return Tolerance(rtol, atol, self.segments)
 
     def __call__(self, t: float, state: Tensor) -> Tensor:

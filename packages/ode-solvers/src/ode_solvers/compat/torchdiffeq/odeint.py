@@ -1,0 +1,198 @@
+"""odeint and odeint_dense: a solve by name, and the solution as a function of time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ode_core import Direct, GradientMethod, Solution, SolveError, Tolerance, solve
+from ode_solvers.compat.torchdiffeq.errors import IntegrationError
+from ode_solvers.compat.torchdiffeq.methods import GIVEN, Method, method_named
+from ode_solvers.compat.torchdiffeq.norms import UserTolerance, state_norm
+from ode_solvers.compat.torchdiffeq.settings import Settings, settings
+from ode_solvers.compat.torchdiffeq.state import Function, Shape, State, packed_tolerance, promoted
+from ode_solvers.compat.torchdiffeq.stepping import Callback, Callbacks
+
+NAMES = ("callback_step", "callback_accept_step", "callback_reject_step")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of odeint, with names and options understood."""
+
+    func: Callable[..., Any]
+    y0: State
+    t: Tensor
+    rtol: Any
+    atol: Any
+    method: Method
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        func: Callable[..., Any],
+        y0: State,
+        t: Any,
+        tolerances: tuple[Any, Any],
+        method: str | None,
+        options: Mapping[str, Any] | None,
+    ) -> Call:
+        """Check what a user gave; warns of options and callbacks that have no effect."""
+        chosen, options = method_named(method), dict(options or {})
+        chosen.warn_of_unknown(options)
+        lost = sorted(
+            name for name in NAMES if hasattr(func, name) and name not in chosen.callbacks
+        )
+        if lost:
+            warnings.warn(f"{chosen.name} never calls {', '.join(lost)}", stacklevel=3)
+        times = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
+        return cls(func, promoted(y0), times, *tolerances, chosen, options)
+
+    @property
+    def shape(self) -> Shape:
+        """How the state lies packed."""
+        return Shape.of(self.y0)
+
+    @property
+    def time_dtype(self) -> torch.dtype:
+        """The dtype in which callbacks get times."""
+        state = (self.y0 if isinstance(self.y0, Tensor) else self.y0[0]).dtype.to_real()
+        return torch.promote_types(self.options.get("dtype", torch.float64), state)
+
+    def callbacks(self) -> tuple[Callback | None, ...]:
+        """Return the callbacks of func, None where it has none or the method never calls it."""
+        return callbacks_of(self.func, self.method)
+
+    def tolerance(self) -> Tolerance | None:
+        """Return the tolerance where its norm is not the core's own: of tuples, and the user's."""
+        norm, shape = self.options.get("norm"), self.shape
+        if norm is None and isinstance(self.y0, Tensor):
+            return None
+        rtol, atol = self.packed_tolerances()
+        if norm is None:
+            return Tolerance(rtol, atol, shape.sizes)
+        return UserTolerance(rtol, atol, measure=state_norm(norm, shape.unpack))
+
+    def packed_tolerances(self) -> tuple[float | Tensor, float | Tensor]:
+        """Return rtol and atol for the packed state."""
+        return packed_tolerance(self.rtol, self.y0, "rtol"), packed_tolerance(
+            self.atol, self.y0, "atol"
+        )
+
+    def grid(self, constructor: Callable[..., Any]) -> Any:
+        """Return the nodes that a grid constructor makes of func, y0 and t."""
+        return constructor(self.func, self.y0, self.t.detach())
+
+    def settings(self) -> Settings:
+        """Return what the core's solve takes beside f, y0, t and the tolerances."""
+        step, accept, reject = self.callbacks()
+        callbacks = Callbacks(self.shape.unpack, self.time_dtype, step, accept, reject)
+        return settings(
+            self.method,
+            self.options,
+            self.t.detach(),
+            callbacks,
+            tolerance=self.tolerance(),
+            grid=self.grid,
+        )
+
+    def solve(self, gradient: GradientMethod, **more: Any) -> Solution:
+        """Solve; raises IntegrationError where that cannot be finished."""
+        chosen = self.settings()
+        tolerances: dict[str, Any] = {}
+        if self.method.steps != GIVEN:
+            rtol, atol = (
+                self.shape.unpack(x) if isinstance(x, Tensor) and not isinstance(self.y0, Tensor)
+                else x
+                for x in self.packed_tolerances()
+            )  # fmt: skip
+            tolerances = {"rtol": rtol, "atol": atol}
+        arguments: dict[str, Any] = {
+            "solver": chosen.solver,
+            "gradient": gradient,
+            "controller": chosen.controller,
+            "dt": chosen.dt,
+            "jump_times": chosen.jump_times,
+            "max_steps": chosen.max_steps,
+        }
+        f = Function(self.func, self.y0)
+        t = more.pop("t", self.t)
+        try:
+            return solve(f, self.y0, t, **arguments, **tolerances, **more)
+        except SolveError as error:
+            raise IntegrationError(str(error), error.solution) from error
+
+
+def callbacks_of(
+    func: Callable[..., Any], method: Method, suffix: str = ""
+) -> tuple[Callback | None, ...]:
+    """Return func's callbacks, in the order of NAMES, None where it has none or none is called."""
+    return tuple(
+        getattr(func, name + suffix, None) if name in method.callbacks else None for name in NAMES
+    )
+
+
+def odeint(
+    func: Callable[..., Any],
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    event_fn: Callable[..., Any] | None = None,
+) -> Any:
+    """Solve dy/dt = func(t, y), y(t[0]) = y0, as torchdiffeq's function of that name does.
+
+    Args:
+        func: `func(t, y) -> dy/dt`; `t` is a 0-d tensor in the state's real dtype. Its callbacks
+            `callback_step`, `callback_accept_step` and `callback_reject_step`, where it has them,
+            get `(t0, y0, dt)`.
+        y0: a tensor, or a tuple of tensors, which are solved in their common dtype.
+        t: `[T]`, rising or falling.
+        rtol: relative tolerance, a number, a tensor that broadcasts to the state, or a tuple.
+        atol: absolute tolerance, likewise.
+        method: one of torchdiffeq's names; default dopri5.
+        options: the method's options.
+        event_fn: `event_fn(t, y)`, of any shape; `t` is then two times, of which the second says
+            which way time runs, and the solve ends where the first of its entries crosses zero.
+
+    Returns:
+        The states at the times, `[T, ...]`, or a tuple of such; with `event_fn` the time of the
+        event, 0-d, and the states at the start and there.
+
+    Raises:
+        ArgumentError: a ValueError, for what cannot be used.
+        IntegrationError: an AssertionError, where the solve cannot be finished.
+
+    """
+    call = Call.of(func, y0, t, (rtol, atol), method, options)
+    return call.solve(Direct()).ys
+
+
+def odeint_dense(
+    func: Callable[..., Any],
+    y0: State,
+    t0: Any,
+    t1: Any,
+    *,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[[Any], Any]:
+    """Return the solution from t0 to t1 as a function of time, for any method and state.
+
+    The function takes a number, a 0-d tensor, or `[n]` times, and returns the state `[...]`, or
+    `[n, ...]`. Raises what `odeint` does, and ArgumentError for a time outside of the solve.
+    """
+    t = torch.stack([torch.as_tensor(x, dtype=torch.float64).reshape(()) for x in (t0, t1)])
+    call = Call.of(func, y0, t, (rtol, atol), method, options)
+    return call.solve(Direct(), dense=True).interpolate
