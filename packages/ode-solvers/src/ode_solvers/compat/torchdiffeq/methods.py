@@ -20,6 +20,10 @@ _GIVEN = frozenset(("norm", "step_size", "grid_constructor", "interp", "perturb"
 _SCIPY = _LIMITS | {"norm", "solver"}
 _SCIPY_ORDERS = {"RK45": 5, "RK23": 3, "DOP853": 8, "Radau": 5, "BDF": 5, "LSODA": 12}
 
+# Adams methods on given steps: torchdiffeq takes Runge-Kutta steps of order 4 below that order, and
+# diverges under refinement with its own default of 12.
+_LEAST, _MOST = 4, 5
+
 CHOSEN, GIVEN, EXTERNAL = "chosen steps", "given steps", "SciPy's steps"
 
 
@@ -48,11 +52,9 @@ class Method:
         """Return the solver; raises what `ode_core.solvers.create` raises."""
         if self.steps == EXTERNAL:
             return _external(options)
-        own = {
-            ours: options[theirs]
-            for theirs, ours in _CREATION.get(self.solver, {}).items()
-            if options.get(theirs) is not None
-        }
+        own = {}
+        if "max_order" in options:
+            own["order"] = min(max(int(options["max_order"]), _LEAST), _MOST)
         made: Solver = solvers.create(self.solver, **own)
         return made
 
@@ -65,10 +67,12 @@ class Method:
                 f"{sorted(self.options)}",
                 stacklevel=4,
             )
-
-
-# Options that become arguments of a solver's factory.
-_CREATION: dict[str, dict[str, str]] = {}
+        if "max_iters" in options and "max_iters" in self.options:
+            warnings.warn(
+                f"max_iters has no effect on {self.name}: Newton's method goes on until it has "
+                "converged, and Adams-Moulton corrects once",
+                stacklevel=4,
+            )
 
 
 def _external(options: Mapping[str, Any]) -> Solver:
