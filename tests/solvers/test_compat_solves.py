@@ -65,7 +65,9 @@ def test_odeint(method, ode, dtype, reverse):
     f, y0, t, truth = problem(ode, dtype, reverse=reverse)
     tolerances = {}
     if method == "dopri8":
-        tolerances = {"rtol": 1e-12, "atol": 1e-14} if dtype == F64 else {"rtol": 1e-7, "atol": 1e-7}
+        tolerances = (
+            {"rtol": 1e-12, "atol": 1e-14} if dtype == F64 else {"rtol": 1e-7, "atol": 1e-7}
+        )
     with torch.no_grad():
         y = odeint(f, y0, t, method=method, **tolerances)
     assert y.dtype == dtype
@@ -198,7 +200,9 @@ def test_the_dense_solution_is_a_function_of_time():
         times = torch.linspace(0, 2, 9, dtype=F64)
         truth = torch.exp(float(t0) - times)[:, None].expand(9, 2)
         assert torch.allclose(dense(times), truth, rtol=1e-5)
-        assert torch.allclose(dense(torch.tensor(1.3)), torch.exp(y0 * (float(t0) - 1.3)), rtol=1e-5)
+        assert torch.allclose(
+            dense(torch.tensor(1.3)), torch.exp(y0 * (float(t0) - 1.3)), rtol=1e-5
+        )
     pair = odeint_dense(lambda t, y: (-y[0], y[1]), (y0, y0), 0.0, 1.0)
     assert torch.allclose(pair(0.5)[1], torch.exp(y0 / 2), rtol=1e-5)
 
@@ -231,4 +235,6 @@ def test_it_works_where_torchdiffeq_is_not_installed():
 
 
 def test_external_methods_are_scipys_alone():
-    assert [name for name, method in METHODS.items() if method.steps == EXTERNAL] == ["scipy_solver"]
+    assert [name for name, method in METHODS.items() if method.steps == EXTERNAL] == [
+        "scipy_solver"
+    ]

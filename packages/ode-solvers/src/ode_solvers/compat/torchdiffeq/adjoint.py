@@ -52,11 +52,19 @@ class Backward:
             self.call.time_dtype,
             *callbacks_of(self.call.func, self.method, "_adjoint"),
         )
+        # The grid is made here, interval by interval.
+        steps = {k: v for k, v in options.items() if k not in ("grid_constructor", "step_size")}
+        given = self.method.steps == GIVEN
         chosen = settings(
-            self.method, options, times, callbacks, tolerance=tolerance, grid=self.call.grid
+            self.method,
+            steps if given else options,
+            times,
+            callbacks,
+            tolerance=tolerance,
+            grid=self.call.grid,
         )
         controller: Controller | FixedSteps = chosen.controller or PIDController()
-        if self.method.steps == GIVEN:
+        if given:
             same = self.options is None and isinstance(plan.controller, FixedSteps)
             controller = plan.controller if same else FixedSteps(self._grid(times, options))
         return replace(
@@ -64,7 +72,7 @@ class Backward:
             solver=chosen.solver,
             controller=controller,
             tolerance=tolerance,
-            dt=None if self.method.steps == GIVEN else chosen.dt,
+            dt=None if given else chosen.dt,
             max_steps=chosen.max_steps,
         )
 
