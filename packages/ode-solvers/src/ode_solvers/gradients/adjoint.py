@@ -16,11 +16,11 @@ from ode_core import (
     Tolerance,
     solvers,
 )
-from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
 from ode_core.attach import attach
 from ode_core.capture import Watched
 from ode_core.loops.march import Log, Stop, march
 from ode_core.loops.outputs import forward, stops_of
+from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
 from ode_core.solution import Status
 from ode_solvers.gradients.augmented import Augmented
 

@@ -62,28 +62,45 @@ class Call:
     @property
     def time_dtype(self) -> torch.dtype:
         """The dtype in which callbacks get times."""
-        state = (self.y0 if isinstance(self.y0, Tensor) else self.y0[0]).dtype.to_real()
-        return torch.promote_types(self.options.get("dtype", torch.float64), state)
+        return torch.promote_types(self.options.get("dtype", torch.float64), self.shape.dtype)
 
     def callbacks(self) -> tuple[Callback | None, ...]:
         """Return the callbacks of func, None where it has none or the method never calls it."""
         return callbacks_of(self.func, self.method)
 
     def tolerance(self) -> Tolerance | None:
-        """Return the tolerance where its norm is not the core's own: of tuples, and the user's."""
+        """Return the tolerance where it is not what the core's own would be.
+
+        So it is for tuples and norms of the user's, and where rtol is below what the core thinks
+        the state's dtype can hold: torchdiffeq's default of 1e-7 is, for float32.
+        """
         norm, shape = self.options.get("norm"), self.shape
-        if norm is None and isinstance(self.y0, Tensor):
-            return None
         rtol, atol = self.packed_tolerances()
-        if norm is None:
+        if norm is not None:
+            return UserTolerance(rtol, atol, measure=state_norm(norm, shape.unpack))
+        if not isinstance(self.y0, Tensor):
             return Tolerance(rtol, atol, shape.sizes)
-        return UserTolerance(rtol, atol, measure=state_norm(norm, shape.unpack))
+        low = isinstance(rtol, float) and rtol < shape.least
+        return Tolerance(rtol, atol) if low else None
 
     def packed_tolerances(self) -> tuple[float | Tensor, float | Tensor]:
         """Return rtol and atol for the packed state."""
-        return packed_tolerance(self.rtol, self.y0, "rtol"), packed_tolerance(
-            self.atol, self.y0, "atol"
-        )
+        rtol = packed_tolerance(self.rtol, self.y0, "rtol")
+        return rtol, packed_tolerance(self.atol, self.y0, "atol")
+
+    def core_tolerances(self) -> dict[str, Any]:
+        """Return rtol and atol for the core's solve: none for given steps."""
+        if self.method.steps == GIVEN:
+            return {}
+        rtol, atol = self.packed_tolerances()
+        rtol = max(rtol, self.shape.least) if isinstance(rtol, float) else rtol
+        if isinstance(self.y0, Tensor):
+            return {"rtol": rtol, "atol": atol}
+        unpack = self.shape.unpack
+        return {
+            name: unpack(value) if isinstance(value, Tensor) else value
+            for name, value in (("rtol", rtol), ("atol", atol))
+        }
 
     def grid(self, constructor: Callable[..., Any]) -> Any:
         """Return the nodes that a grid constructor makes of func, y0 and t."""
@@ -105,14 +122,6 @@ class Call:
     def solve(self, gradient: GradientMethod, **more: Any) -> Solution:
         """Solve; raises IntegrationError where that cannot be finished."""
         chosen = self.settings()
-        tolerances: dict[str, Any] = {}
-        if self.method.steps != GIVEN:
-            rtol, atol = (
-                self.shape.unpack(x) if isinstance(x, Tensor) and not isinstance(self.y0, Tensor)
-                else x
-                for x in self.packed_tolerances()
-            )  # fmt: skip
-            tolerances = {"rtol": rtol, "atol": atol}
         arguments: dict[str, Any] = {
             "solver": chosen.solver,
             "gradient": gradient,
@@ -124,7 +133,7 @@ class Call:
         f = Function(self.func, self.y0)
         t = more.pop("t", self.t)
         try:
-            return solve(f, self.y0, t, **arguments, **tolerances, **more)
+            return solve(f, self.y0, t, **arguments, **self.core_tolerances(), **more)
         except SolveError as error:
             raise IntegrationError(str(error), error.solution) from error
 

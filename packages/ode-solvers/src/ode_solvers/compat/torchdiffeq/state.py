@@ -91,11 +91,18 @@ class Shape:
     """How a state lies packed: as itself, or the entries of a tuple one after the other."""
 
     layout: Layout
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, y0: State) -> Shape:
-        """Return the shape of a promoted state."""
-        return cls(Layout.of(y0)[0])
+        """Return the shape of a promoted state, and its real dtype."""
+        layout, packed = Layout.of(y0)
+        return cls(layout, packed.dtype.to_real())
+
+    @property
+    def least(self) -> float:
+        """The smallest relative error that the dtype, in which 16 bits are 32, can hold."""
+        return torch.finfo(torch.promote_types(self.dtype, torch.float32)).eps
 
     @property
     def sizes(self) -> tuple[int, ...]:
