@@ -97,12 +97,12 @@ def test_tolerances_make_the_backward_solve_of_fixed_steps_adaptive():
 def test_the_plan_of_the_backward_solve_can_be_replaced():
     seen = []
 
-    def plan(adjoint, plan):
-        seen.append(adjoint.segments)
+    def plan(adjoint, plan, times):
+        seen.append((adjoint.segments, times))
         grid = FixedSteps(torch.linspace(1.0, 0.0, 11, dtype=F64))
         return replace(plan, controller=grid, tolerance=None)
 
     calls, _, _ = trained(Adjoint(backward=plan))
     parameters = sum(p.numel() for p in Net().parameters())
-    assert seen == [(2, 2, parameters)]
+    assert seen == [((2, 2, parameters), (0.0, 1.0))]
     assert calls == 61  # dopri5 evaluates six stages a step, and one at the start

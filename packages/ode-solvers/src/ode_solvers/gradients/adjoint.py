@@ -47,8 +47,8 @@ class Adjoint:
 
     `norm="semi"` leaves g out of the error control, which the other two do not depend on: fewer
     steps. `parameters` are the tensors that get gradients beside y0 and the times; by default they
-    are found by watching f. `backward(adjoint, plan)` may replace the plan of the backward solve,
-    whose state the augmented system `adjoint` packs.
+    are found by watching f. `backward(adjoint, plan, times)` may replace the plan of the backward
+    solve from the last of the forward `times` to the first, whose state `adjoint` packs.
 
     Source: Chen et al., Neural ordinary differential equations, NeurIPS 2018, algorithm 1; Kidger,
     Chen, Lyons, "Hey, that's not an ODE", ICML 2021, for the seminorm.
@@ -59,7 +59,7 @@ class Adjoint:
     atol: float | Tensor | None = None
     norm: str = "full"
     parameters: tuple[Tensor, ...] | None = field(default=None, compare=False)
-    backward: Callable[[Augmented, Plan], Plan] | None = None
+    backward: Callable[[Augmented, Plan, tuple[float, ...]], Plan] | None = None
     name: str = "adjoint"
     exact: bool = False
     differentiates_time: bool = True
@@ -204,7 +204,9 @@ class _Backward:
         else:
             semi = self.method.norm == "semi"
             plan = replace(plan, tolerance=adjoint.tolerance(plan.tolerance, semi=semi))
-        return plan if self.method.backward is None else self.method.backward(adjoint, plan)
+        if self.method.backward is None:
+            return plan
+        return self.method.backward(adjoint, plan, self.problem.times)
 
     def _stops(self, impulses: dict[float, Tensor], jumps: Sequence[Stop]) -> list[Stop]:
         """Return where the backward steps must end: outputs, the far sides of jumps, and t0."""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ode_core import ArgumentError, FixedSteps, PIDController, Plan, Tolerance
 from ode_core.protocols import Controller
+from ode_solvers.compat.torchdiffeq.call import Call, callbacks_of
+from ode_solvers.compat.torchdiffeq.crossing import until_event
 from ode_solvers.compat.torchdiffeq.methods import CHOSEN, GIVEN, Method, method_named
 from ode_solvers.compat.torchdiffeq.norms import (
     BlockTolerance,
@@ -21,7 +23,6 @@ from ode_solvers.compat.torchdiffeq.norms import (
     largest,
     mean_square_root,
 )
-from ode_solvers.compat.torchdiffeq.odeint import Call, callbacks_of
 from ode_solvers.compat.torchdiffeq.settings import settings
 from ode_solvers.compat.torchdiffeq.state import State, packed_tolerance
 from ode_solvers.compat.torchdiffeq.stepping import Callbacks
@@ -42,11 +43,11 @@ class Backward:
     rtol: Any
     atol: Any
 
-    def __call__(self, adjoint: Augmented, plan: Plan) -> Plan:
-        """Return the plan, given the one that `Adjoint` would go by."""
+    def __call__(self, adjoint: Augmented, plan: Plan, times: tuple[float, ...]) -> Plan:
+        """Return the plan for going back over `times`, given what `Adjoint` would go by."""
         options = self.options or {}
         tolerance = None if self.method.steps == GIVEN else self._tolerance(adjoint, options)
-        times = self.call.t.detach().flip(0)
+        back = torch.tensor(times, dtype=torch.float64).flip(0).to(self.call.t.dtype)
         callbacks = Callbacks(
             lambda state: self._parts(adjoint, state),
             self.call.time_dtype,
@@ -58,7 +59,7 @@ class Backward:
         chosen = settings(
             self.method,
             steps if given else options,
-            times,
+            back,
             callbacks,
             tolerance=tolerance,
             grid=self.call.grid,
@@ -66,7 +67,7 @@ class Backward:
         controller: Controller | FixedSteps = chosen.controller or PIDController()
         if given:
             same = self.options is None and isinstance(plan.controller, FixedSteps)
-            controller = plan.controller if same else FixedSteps(self._grid(times, options))
+            controller = plan.controller if same else FixedSteps(self._grid(back, options))
         return replace(
             plan,
             solver=chosen.solver,
@@ -195,7 +196,8 @@ def odeint_adjoint(
         atol if adjoint_atol is None else adjoint_atol,
     )
     parameters = _parameters(func, adjoint_params, (chosen or {}).get("norm"))
-    return call.solve(Adjoint(parameters=parameters, backward=backward)).ys
+    gradient = Adjoint(parameters=parameters, backward=backward)
+    return call.solve(gradient).ys if event_fn is None else until_event(call, event_fn, gradient)
 
 
 def _parameters(
