@@ -172,7 +172,7 @@ def test_a_backward_solve_to_an_event_takes_its_own_steps():
         return y
 
     y0 = torch.ones(1, dtype=F64, requires_grad=True)
-    t, _ = odeint_adjoint(f, y0, torch.tensor([0.0, 1.0], dtype=F64), method="rk4",
+    t, _ = odeint_adjoint(f, y0, torch.tensor([0.0, 1.0]), method="rk4",
                           event_fn=lambda t, y: y - 2.0, options={"step_size": 0.01},
                           adjoint_options={"step_size": 0.1})  # fmt: skip
     calls.clear()

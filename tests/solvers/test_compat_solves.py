@@ -207,6 +207,19 @@ def test_the_dense_solution_is_a_function_of_time():
     assert torch.allclose(pair(0.5)[1], torch.exp(y0 / 2), rtol=1e-5)
 
 
+def test_the_dense_solution_is_differentiable_in_time_and_start():
+    y0 = torch.ones(2, dtype=F64, requires_grad=True)
+    pair = lambda t, y: (t * y[0], -y[1])
+    for times in (torch.tensor(0.4, dtype=F64), torch.tensor([0.2, 0.9], dtype=F64)):
+        t = times.requires_grad_()
+
+        def states(y0, t):
+            single = odeint_dense(lambda t, y: t * y, y0, 0.0, 1.0, rtol=1e-10, atol=1e-12)(t)
+            return single, *odeint_dense(pair, (y0, y0), 0.0, 1.0, rtol=1e-10, atol=1e-12)(t)
+
+        assert torch.autograd.gradcheck(states, (y0, t))
+
+
 def test_a_failure_is_an_assertion_error_with_the_partial_solution():
     f = lambda t, y: y * y
     with pytest.raises(AssertionError, match="stopped at t = 1") as caught:

@@ -47,7 +47,7 @@ class Backward:
         """Return the plan for going back over `times`, given what `Adjoint` would go by."""
         options = self.options or {}
         tolerance = None if self.method.steps == GIVEN else self._tolerance(adjoint, options)
-        back = torch.tensor(times, dtype=torch.float64).flip(0).to(self.call.t.dtype)
+        back = torch.tensor(times, dtype=torch.float64).flip(0)
         callbacks = Callbacks(
             lambda state: self._parts(adjoint, state),
             self.call.time_dtype,
@@ -83,8 +83,9 @@ class Backward:
         nodes = [float(times[0])]
         for t0, t1 in pairwise(times):
             if constructor is not None:
-                part = constructor(self.call.func, self.call.y0, torch.stack([t0, t1])).tolist()
-                nodes += part[1:]
+                ends = torch.stack([t0, t1]).to(self.call.t)
+                part = constructor(self.call.func, self.call.y0, ends).tolist()
+                nodes += [*part[1:-1], float(t1)]
             else:
                 size = abs(float(t1 - t0)) if step_size is None else float(step_size)
                 nodes += FixedSteps().nodes(float(t0), float(t1), size)

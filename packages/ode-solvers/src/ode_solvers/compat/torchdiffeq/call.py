@@ -23,7 +23,7 @@ NAMES = ("callback_step", "callback_accept_step", "callback_reject_step")
 
 @dataclass(frozen=True)
 class Call:
-    """A call of odeint, with names and options understood."""
+    """A call of odeint, with names and options understood; `shape` is how the state is packed."""
 
     func: Callable[..., Any]
     y0: State
@@ -32,6 +32,7 @@ class Call:
     atol: Any
     method: Method
     options: Mapping[str, Any]
+    shape: Shape
 
     @classmethod
     def of(
@@ -52,12 +53,8 @@ class Call:
         if lost:
             warnings.warn(f"{chosen.name} never calls {', '.join(lost)}", stacklevel=3)
         times = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
-        return cls(func, promoted(y0), times, *tolerances, chosen, options)
-
-    @property
-    def shape(self) -> Shape:
-        """How the state lies packed."""
-        return Shape.of(self.y0)
+        state = promoted(y0)
+        return cls(func, state, times, *tolerances, chosen, options, Shape.of(state))
 
     @property
     def time_dtype(self) -> torch.dtype:

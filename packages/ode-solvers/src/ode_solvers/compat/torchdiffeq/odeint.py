@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ode_core import Direct
+from ode_core import Direct, Solution
 from ode_solvers.compat.torchdiffeq.call import Call
 from ode_solvers.compat.torchdiffeq.crossing import until_event
-from ode_solvers.compat.torchdiffeq.state import State
+from ode_solvers.compat.torchdiffeq.state import Function, State
 
 
 def odeint(
@@ -71,4 +72,41 @@ def odeint_dense(
     """
     t = torch.stack([torch.as_tensor(x, dtype=torch.float64).reshape(()) for x in (t0, t1)])
     call = Call.of(func, y0, t, (rtol, atol), method, options)
-    return call.solve(Direct(), dense=True).interpolate
+    return Dense(call.solve(Direct(), dense=True), Function(func, call.y0))
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A solution as a function of time, differentiable in it too."""
+
+    solution: Solution
+    function: Function
+
+    def __call__(self, t: Any) -> State:
+        """Return the state at a number, `[...]`, or at `[n]` times, `[n, ...]`."""
+        y = self.solution.interpolate(t.detach() if isinstance(t, Tensor) else t)
+        if not (isinstance(t, Tensor) and t.requires_grad and torch.is_grad_enabled()):
+            return y
+        single = isinstance(y, Tensor)
+        states = _parts(y) if t.dim() else tuple(x[None] for x in _parts(y))
+        moved = self._moved(t.reshape(-1), states, single=single)
+        moved = moved if t.dim() else tuple(x[0] for x in moved)
+        return moved[0] if single else moved
+
+    def _moved(self, t: Tensor, states: tuple[Tensor, ...], *, single: bool) -> tuple[Tensor, ...]:
+        """Return states whose gradients reach the times, by the slopes there."""
+        rows = []
+        for index, time in enumerate(t):
+            at = tuple(x[index] for x in states)
+            slopes = _parts(
+                self.function(time.detach().to(at[0].dtype.to_real()), at[0] if single else at)
+            )
+            rows.append([x + k * (time - time.detach()) for x, k in zip(at, slopes, strict=True)])
+        return tuple(
+            torch.stack(column).to(x.dtype)
+            for column, x in zip(zip(*rows, strict=True), states, strict=True)
+        )
+
+
+def _parts(y: State) -> tuple[Tensor, ...]:
+    return (y,) if isinstance(y, Tensor) else tuple(y)
