@@ -84,29 +84,16 @@ class Dense:
 
     def __call__(self, t: Any) -> State:
         """Return the state at a number, `[...]`, or at `[n]` times, `[n, ...]`."""
-        y = self.solution.interpolate(t.detach() if isinstance(t, Tensor) else t)
         if not (isinstance(t, Tensor) and t.requires_grad and torch.is_grad_enabled()):
-            return y
-        single = isinstance(y, Tensor)
-        states = _parts(y) if t.dim() else tuple(x[None] for x in _parts(y))
-        moved = self._moved(t.reshape(-1), states, single=single)
-        moved = moved if t.dim() else tuple(x[0] for x in moved)
-        return moved[0] if single else moved
-
-    def _moved(self, t: Tensor, states: tuple[Tensor, ...], *, single: bool) -> tuple[Tensor, ...]:
-        """Return states whose gradients reach the times, by the slopes there."""
-        rows = []
-        for index, time in enumerate(t):
-            at = tuple(x[index] for x in states)
-            slopes = _parts(
-                self.function(time.detach().to(at[0].dtype.to_real()), at[0] if single else at)
-            )
-            rows.append([x + k * (time - time.detach()) for x, k in zip(at, slopes, strict=True)])
-        return tuple(
-            torch.stack(column).to(x.dtype)
-            for column, x in zip(zip(*rows, strict=True), states, strict=True)
-        )
-
-
-def _parts(y: State) -> tuple[Tensor, ...]:
-    return (y,) if isinstance(y, Tensor) else tuple(y)
+            return self.solution.interpolate(t)
+        if t.dim():
+            rows = [self(time) for time in t]
+            if isinstance(rows[0], Tensor):
+                return torch.stack(rows)
+            return tuple(torch.stack(column) for column in zip(*rows, strict=True))
+        y = self.solution.interpolate(t.detach())
+        delta = t - t.detach()
+        if isinstance(y, Tensor):
+            return y + self.function(t.detach().to(y.dtype.to_real()), y) * delta
+        slopes = self.function(t.detach().to(y[0].dtype.to_real()), y)
+        return tuple(x + slope * delta for x, slope in zip(y, slopes, strict=True))
