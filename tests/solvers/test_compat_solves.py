@@ -138,16 +138,34 @@ def test_dopri5_takes_as_many_evaluations_as_torchdiffeq():
         assert abs(calls - theirs) <= 14
 
 
-def test_rk4_is_the_three_eighths_rule():
-    y0, t = torch.ones(1, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
+NODES = {
+    "euler": [0.0],
+    "midpoint": [0.0, 1 / 2],
+    "heun2": [0.0, 1.0],
+    "heun3": [0.0, 1 / 3, 2 / 3],
+    "rk4": [0.0, 1 / 3, 2 / 3, 1.0],
+}
+
+
+@pytest.mark.parametrize("method", NODES)
+def test_explicit_methods_have_torchdiffeqs_nodes(method):
+    """Its rk4 is the 3/8 rule."""
     nodes = []
 
     def f(t, y):
         nodes.append(float(t))
         return -y
 
-    odeint(f, y0, t, method="rk4")
-    assert nodes == pytest.approx([0.0, 1 / 3, 2 / 3, 1.0])
+    odeint(f, torch.ones(1, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64), method=method)
+    assert nodes == pytest.approx(NODES[method])
+
+
+def test_implicit_methods_have_the_orders_in_their_names():
+    wanted = {"implicit_euler": 1, "implicit_midpoint": 2, "trapezoid": 2, "radauIIA3": 3,
+              "gl4": 4, "radauIIA5": 5, "gl6": 6, "sdirk2": 2, "trbdf2": 2}  # fmt: skip
+    for method, order in wanted.items():
+        assert ode_core.solvers[METHODS[method].solver].order == order
+    assert ode_core.solvers[METHODS["explicit_adams"].solver].name == "adams_bashforth"
 
 
 def test_mixed_dtypes_are_solved_in_the_common_one():
