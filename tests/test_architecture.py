@@ -28,6 +28,7 @@ LONG_SIGNATURES = {
     ("api.py", "solve"),
     ("steady.py", "steady_state"),
     ("tableau.py", "__init__"),
+    ("adjoint.py", "odeint_adjoint"),
 }
 # A Triton program has no objects to group its arguments in.
 PROGRAMS = "programs.py"

@@ -95,7 +95,9 @@ def test_adaptive_results_agree_with_scipys_dop853(name, problem):
     start = torch.tensor(y0, dtype=F64)
     solution = solve(f, start, [0.0, t1], solver=name, rtol=tolerance, atol=tolerance)
     error = (solution.ys[-1] - truth).abs() / (1 + truth.abs())
-    assert error.max().item() < 100 * tolerance
+    # Fehlberg's first-order formula has an error constant of 1/512, which is what his estimate
+    # measures; the second-order result that is kept has an ordinary one.
+    assert error.max().item() < (3000 if name == "fehlberg2" else 100) * tolerance
 
 
 # Hairer's dopri5 and SciPy's RK45 at rtol = atol = 1e-6; a solver without first-same-as-last, or

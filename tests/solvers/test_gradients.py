@@ -94,8 +94,10 @@ def test_the_adjoint_converges_to_the_gradient(name):
     tolerances = (1e-3, 1e-5) if order < 3 else (1e-4, 1e-8)
     errors = [off(gradients("adjoint", name, rtol=tol, atol=tol, timed=True)[0], exact)
               for tol in tolerances]  # fmt: skip
-    # trbdf2 controls an estimate of a higher power of the step than the others of order 2.
-    assert errors[1] < (1e-1 if name == "trbdf2" else 1e-2) * tolerances[1] ** 0.5
+    # Fehlberg's estimate is 1/512 of an ordinary one; trbdf2 controls one of a higher power of the
+    # step than the others of order 2.
+    slack = {"fehlberg2": 20, "trbdf2": 10}.get(name, 1)
+    assert errors[1] < slack * 1e-2 * tolerances[1] ** 0.5
     assert errors[1] < max(errors[0], 1e-9)
 
 

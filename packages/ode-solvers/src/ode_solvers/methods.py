@@ -10,7 +10,9 @@ from ode_solvers.tables.low_order import (
     ADAPTIVE_HEUN,
     BOSH3,
     EULER,
+    FEHLBERG2,
     HEUN,
+    HEUN3,
     MIDPOINT,
     RALSTON,
     RK4,
@@ -39,6 +41,11 @@ def ralston(kernel: Kernel | str | None = None) -> RungeKutta:
     return RungeKutta(RALSTON, kernel)
 
 
+def heun3(kernel: Kernel | str | None = None) -> RungeKutta:
+    """Return Heun's method of order 3, three evaluations a step."""
+    return RungeKutta(HEUN3, kernel)
+
+
 def rk4(kernel: Kernel | str | None = None) -> RungeKutta:
     """Return the classical method, order 4, four evaluations a step."""
     return RungeKutta(RK4, kernel)
@@ -52,6 +59,11 @@ def rk4_38(kernel: Kernel | str | None = None) -> RungeKutta:
 def adaptive_heun(kernel: Kernel | str | None = None) -> RungeKutta:
     """Return Heun's method with Euler's embedded, order 2, two evaluations a step."""
     return RungeKutta(ADAPTIVE_HEUN, kernel)
+
+
+def fehlberg2(kernel: Kernel | str | None = None) -> RungeKutta:
+    """Return Fehlberg's 2(1) pair, three evaluations a step and one at its end."""
+    return RungeKutta(FEHLBERG2, kernel)
 
 
 def bosh3(kernel: Kernel | str | None = None) -> RungeKutta:

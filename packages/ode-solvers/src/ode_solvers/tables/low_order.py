@@ -37,6 +37,15 @@ RALSTON = Tableau(
     source="Ralston, Math. Comp. 16 (1962)",
 )
 
+HEUN3 = Tableau(
+    a=[[], [Q(1, 3)], [0, Q(2, 3)]],
+    b=[Q(1, 4), 0, Q(3, 4)],
+    c=[0, Q(1, 3), Q(2, 3)],
+    order=3,
+    name="heun3",
+    source="Heun 1900; Hairer, Nørsett, Wanner I, section II.1",
+)
+
 RK4 = Tableau(
     a=[[], [Q(1, 2)], [0, Q(1, 2)], [0, 0, 1]],
     b=[Q(1, 6), Q(1, 3), Q(1, 3), Q(1, 6)],
@@ -65,6 +74,17 @@ ADAPTIVE_HEUN = Tableau(
     b_error=[Q(-1, 2), Q(1, 2)],
     source="Heun 1900 with Euler's method embedded",
     error_estimate="difference of Heun's and Euler's methods",
+)
+
+FEHLBERG2 = Tableau(
+    a=[[], [Q(1, 2)], [Q(1, 256), Q(255, 256)]],
+    b=[Q(1, 512), Q(255, 256), Q(1, 512)],
+    c=[0, Q(1, 2), 1],
+    order=2,
+    name="fehlberg2",
+    b_error=[Q(-1, 512), 0, Q(1, 512)],
+    source="Fehlberg, NASA TR R-315 (1969), formula RK1(2), advanced with the second order",
+    error_estimate="Fehlberg's embedded first-order estimate",
 )
 
 BOSH3 = Tableau(

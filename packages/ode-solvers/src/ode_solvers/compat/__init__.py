@@ -1,0 +1,1 @@
+"""Other libraries' interfaces on this suite's solvers."""
