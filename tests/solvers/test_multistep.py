@@ -11,6 +11,7 @@ import torch
 
 import ode_core
 from ode_core import ArgumentError, FixedSteps, PIDController, Tolerance, solve
+from ode_core.tolerance import SampleTolerance
 from ode_solvers.multistep.adams import adams_bashforth, adams_moulton
 from ode_solvers.multistep.differences import growth, integrals
 from ode_solvers.multistep.order import choose
@@ -103,6 +104,32 @@ def test_what_a_step_costs(name, calls):
                   controller=FixedSteps()).stats  # fmt: skip
     first = 5 - (name == "adams_moulton") - 1
     assert stats.f_calls == 1 + 6 * first + calls * (100 - first)
+
+
+def test_a_rejected_correction_is_not_evaluated_again():
+    f = lambda t, y: torch.stack([2 * (y[0] - y[0] * y[1]), -(y[1] - y[0] * y[1])])
+    solution = solve(f, tensor(1.0, 3.0), [0.0, 20.0], solver="adams_moulton", rtol=1e-3,
+                     atol=1e-3, record_steps=True)  # fmt: skip
+    accepted = solution.steps.accepted
+    first = 1 + accepted.nonzero()[2].item()
+    later = accepted[first:]
+    assert int((~later).sum()) > 0
+    evaluations = 2 * int(later.sum()) + int((~later).sum())
+    assert solution.stats.f_calls == 2 + 6 * first + evaluations
+
+
+@every
+def test_the_polynomial_of_a_step_ends_where_the_step_does(name):
+    problem, solver = Circle(0.5), MAKE[name]()
+    f = lambda t, y: problem(torch.as_tensor(t, dtype=F64), y)
+    y, carry = problem.y0, solver.init(f, 0.0, problem.y0)
+    for i in range(8):
+        t0, t1 = 0.1 * i, 0.1 * (i + 1)
+        step = solver.step(f, t0, t1, y, carry, None)
+        at = solver.interpolant(f, t0, t1, y, step)
+        assert torch.allclose(at(1e-12), y, rtol=0, atol=1e-10)
+        assert torch.allclose(at(1.0 - 1e-12), step.y, rtol=0, atol=1e-10)
+        y, carry = step.y, step.carry
 
 
 def kepler(t, y):
@@ -245,7 +272,7 @@ def test_rows_choose_errors_orders_and_outputs_as_they_do_alone(name):
     solver, grids = MAKE[name](), ragged(16)[:2]
     tolerance = Tolerance(1e-5, 1e-7)
     y, carry = march(solver, timed, STARTS[:2], grids[:, :9])
-    step = solver.step(timed, grids[:, 8], grids[:, 9], y, carry, _Rows(tolerance))
+    step = solver.step(timed, grids[:, 8], grids[:, 9], y, carry, SampleTolerance(1e-5, 1e-7))
     theta = tensor(0.3, 0.8)
     between = solver.interpolant(timed, grids[:, 8], grids[:, 9], y, step)(theta)
     for row in range(2):
@@ -261,15 +288,22 @@ def test_rows_choose_errors_orders_and_outputs_as_they_do_alone(name):
         assert torch.allclose(between[row], at, rtol=0, atol=1e-14)
 
 
-class _Rows:
-    """A tolerance whose norm has one entry a row."""
+@every
+def test_rows_that_start_and_rows_that_go_on_wait_for_each_other(name):
+    solver, grids, asked = MAKE[name](), ragged()[:2], []
+    y, old = march(solver, timed, STARTS[:2], grids[:, :8])
+    young = solver.init(timed, grids[:, 7], y)
+    carry = tuple(torch.stack([a[0], b[1]]) for a, b in zip(old, young, strict=True))
 
-    def __init__(self, tolerance):
-        self.tolerance = tolerance
+    def f(t, state):
+        asked.append(state)
+        return timed(t, state)
 
-    def norm(self, error, y0, y1):
-        rows = zip(error, y0, y1, strict=True)
-        return tensor(*(self.tolerance.norm(*row) for row in rows))
+    step = solver.step(f, grids[:, 7], grids[:, 8], y, carry, None)
+    assert not torch.equal(step.y[0], y[0])
+    assert not torch.equal(step.y[1], y[1])
+    # Each call is for one of the rows; the other is where the step began.
+    assert all(torch.equal(state[0], y[0]) or torch.equal(state[1], y[1]) for state in asked)
 
 
 @every

@@ -131,7 +131,7 @@ class Adams:
             first = _START.step(field, t0, end, y, (self.slope(carry),), tolerance)
             slopes = first.dense
             begun = self._begun(first, window)
-            made = begun if made is None else where(young, begun, made)
+            made = begun if made is None else _merged(young, begun, made)
         assert made is not None
         dense = (*carry, made.term, slopes)
         retry = window.again(made.terms)
@@ -195,6 +195,12 @@ class Adams:
                 term = window.term(ahead - window.sum_of(terms), terms, whole=not self.corrects)
                 found.append(tolerance.norm(window.size * term, y, y1))
         return torch.stack(found, -1) if window.lead else np.array(found)
+
+
+def _merged(young: Numbers, begun: _Made, made: _Made) -> _Made:
+    error = None if made.error is None else where(young, begun.error, made.error)
+    ours = where(young, begun._replace(error=()), made._replace(error=()))
+    return _Made(*ours)._replace(error=error)
 
 
 def _for(old: Numbers, t0: Any, t1: Any, y: Tensor, window: Window) -> tuple[Any, Tensor, Window]:
