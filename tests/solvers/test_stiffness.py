@@ -146,11 +146,14 @@ def test_six_easy_steps_set_the_count_back():
     stepper = ode_core.solvers.create("dopri5")
     stages = last_stages(stepper.tableau)
     hard, easy = slopes(stepper, 1.0, 4.0), slopes(stepper, 1.0, 1.0)
-    found = Suspicion(steps=200)
-    for ks in [hard] * 14 + [easy] * 6 + [hard] * 14 + [easy] * 5:
+    found = Suspicion(steps=199)
+    for ks in [hard] * 14 + [easy] * 11 + [hard] * 14 + [easy] * 5:
         found = found.after(stages, ks)
         assert not found.founded
     assert found.after(stages, hard).founded
+    # Without suspicion only every 25th step is looked at.
+    assert Suspicion(steps=200).after(stages, hard) == Suspicion(steps=201)
+    assert Suspicion(steps=224).after(stages, hard) == Suspicion(steps=225, stiff=1)
     young = Suspicion()
     for _ in range(99):
         young = young.after(stages, hard)
