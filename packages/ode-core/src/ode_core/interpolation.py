@@ -65,31 +65,31 @@ class Hermite:
         return y.add_(self.k0, alpha=first).add_(self.k1, alpha=second)
 
 
-def at_samples(pieces: Sequence[Any], times: Tensor) -> Tensor:
+def at_samples(pieces: Sequence[Any], times: Tensor, start: tuple[Tensor, Tensor]) -> Tensor:
     """Return the states of B samples, `[n, B, ...]`, at their own times, `[B, n]`.
 
-    `pieces` are the stretches of per-sample steps. Raises ArgumentError for a time that no
-    sample's stretch holds.
+    `pieces` are the stretches of per-sample steps, `start` the requested times and the states at
+    the first. Raises ArgumentError for a time that no sample's stretch holds.
     """
-    states: list[Tensor] = []
+    first, y0 = start[0].detach()[..., 0].to(times.device), start[1]
+    states: list[Tensor] = [y0.new_empty((0, *y0.shape))]
     for t in times.unbind(1):
-        state, found = None, torch.zeros(len(t), dtype=torch.bool)
+        found = (t == first).to(y0.device)
+        state = where(found, y0, torch.full_like(y0, math.nan))
         for piece in pieces:
             own = t.to(piece.t0.device)[piece.rows]
-            inside = (own - piece.t0) * (own - piece.t1) <= 0.0
+            inside = (own - piece.t0) * (own - piece.until) <= 0.0
             here = piece.accepted & inside & (piece.t1 != piece.t0)
             if not bool(here.any()):
                 continue
             theta = torch.where(here, (own - piece.t0) / (piece.t1 - piece.t0), 1.0)
+            theta = theta.clamp(0.0, 1.0)
             values = piece.at(theta)
-            if state is None:
-                state = values.new_full((len(t), *values.shape[1:]), math.nan)
-                found = torch.zeros(len(t), dtype=torch.bool, device=values.device)
             whole = state[piece.rows]
             state = state.index_copy(0, piece.rows, where(here, values, whole))
             found[piece.rows] |= here
-        if state is None or not bool(found.all()):
+        if not bool(found.all()):
             row = int((~found).nonzero()[0])
             raise ArgumentError(f"t = {float(t[row])} lies outside of the solve of sample {row}")
-        states.append(state)
-    return torch.stack(states)
+        states.append(state[None])
+    return torch.cat(states)

@@ -43,7 +43,8 @@ class Problem:
     """A checked initial value problem.
 
     `y0` is the packed state, `ts` the `[T]` float64 times, `times` the same as host floats, `jumps`
-    the times strictly inside where f is not smooth, in the direction of the solve. `dtype` is that
+    the times strictly inside where f is not smooth, in the direction of the solve, `edges` whether
+    the first and the last time are such, too. `dtype` is that
     of the user's state; a 16-bit one is packed in 32 bits. `stats` is what solving it has cost so
     far, backward passes included.
     """
@@ -53,6 +54,7 @@ class Problem:
     ts: Tensor
     times: tuple[float, ...]
     jumps: tuple[float, ...]
+    edges: tuple[bool, bool]
     time_dtype: torch.dtype
     dtype: torch.dtype
     given: Given
@@ -68,6 +70,14 @@ class Problem:
         """1.0 forwards in time, -1.0 backwards."""
         return 1.0 if self.times[-1] >= self.times[0] else -1.0
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The first and the last time at which f is called: of a jump on an end, the inner side."""
+        first, last = self.times[0], self.times[-1]
+        begin = neighbours(first, self.time_dtype, self.direction)[1] if self.edges[0] else first
+        end = neighbours(last, self.time_dtype, self.direction)[0] if self.edges[1] else last
+        return (begin, end) if (end - begin) * self.direction > 0.0 else (first, last)
+
     def at(self, times: tuple[float, ...], wanted: tuple[int, ...]) -> Problem:
         """Return the problem with states at other times, `wanted` of which were asked for.
 
@@ -79,7 +89,8 @@ class Problem:
         if self.ts.requires_grad:
             places = torch.tensor(wanted, dtype=torch.long, device=ts.device)
             ts = ts.index_copy(0, places, self.ts[: len(wanted)])
-        return dataclasses.replace(self, ts=ts, times=times)
+        edges = (self.edges[0], self.edges[1] and times[-1] == self.times[-1])
+        return dataclasses.replace(self, ts=ts, times=times, edges=edges)
 
 
 def build(
@@ -106,8 +117,10 @@ def build(
         )
     clock = time_dtype_of(time_dtype, dtype)
     field = Field(f, layout, packed, (clock, dtype), given.args)
-    jumps = _inside(_jumps(jump_times, knots_of(f, given.args)), times)
-    return Problem(field, packed, ts, times, jumps, clock, dtype, given)
+    every = _jumps(jump_times, knots_of(f, given.args))
+    edges = (times[0] in (known := set(every.tolist())), times[-1] in known)
+    jumps = _inside(every, times)
+    return Problem(field, packed, ts, times, jumps, edges, clock, dtype, given)
 
 
 def check_callable(f: Any, args: Any) -> None:

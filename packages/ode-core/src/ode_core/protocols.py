@@ -67,6 +67,9 @@ class Solver(Protocol):
       saves the choice of the first step an evaluation;
     - `chooses_steps = True`, which says that a step may be as long as one likes, because the solver
       divides it itself: the first one is offered the whole stretch;
+    - `diagnose(before, step) -> Any`, what it notices about the problem from an accepted step and
+      what it had noticed before (None at first): None, or an object whose `sentence` is for the
+      user, empty where there is nothing to say;
     - `error_estimate`, a few words that say which estimate its error is;
     - `per_sample = True`, which says that it also takes per-sample steps: `init`, `step` and
       `interpolant` then get times as float64 `[B]` tensors and a state `[B, ...]`, one row a

@@ -39,6 +39,8 @@ def result(
         pieces=tuple(whole.pieces) if plan.dense else None,
         unpack=_Unpack(problem.layout, problem.dtype),
         undifferentiable=_undifferentiable(method, whole.ys),
+        start=problem.y0,
+        hint=whole.hint,
     )
     if whole.status.failed:
         stats = problem.stats
@@ -46,6 +48,7 @@ def result(
             f"{plan.solver.name} stopped at t = {whole.stopped_at:.6g} on the way from "
             f"{problem.times[0]:.6g} to {problem.times[-1]:.6g} after {stats.accepted} accepted "
             f"and {stats.rejected} rejected steps: it {whole.status.value}"
+            + (f"; {whole.hint}" if whole.hint else "")
         )
     _warn_if_frozen(problem, whole.ys)
     return solution, ""
@@ -79,6 +82,7 @@ def sample_result(
         pieces=tuple(whole.pieces) if plan.dense else None,
         unpack=_Unpack(problem.layout, problem.dtype),
         undifferentiable=_undifferentiable(method, whole.ys),
+        start=problem.y0,
     )
     if not failed:
         return solution, ""

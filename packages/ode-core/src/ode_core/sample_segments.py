@@ -174,6 +174,7 @@ def _after(
     ts = torch.cat([at[:, None], rest], 1)
     jumps = first.jumps
     if jumps is not None:
+        # The state that a jump on the event itself leads to is given.
         ahead = torch.where((jumps - at[:, None]) * sign > 0.0, jumps * sign, math.inf)
         ahead = ahead.sort(1).values
         jumps = torch.where(ahead.isinf(), math.nan, ahead) * sign

@@ -24,7 +24,7 @@ class SampleProblem:
     """A checked batch of B initial value problems.
 
     `y0` is the packed state `[B, ...]`, `ts` the `[B, T]` float64 times with rows padded at the end
-    by NaN, `jumps` the `[B, J]` times strictly inside where f is not smooth, in the direction of
+    by NaN, `jumps` the `[B, J]` times where f is not smooth, ends included, in the direction of
     each sample and padded by NaN, or None. Other fields are those of `Problem`.
     """
 
@@ -128,7 +128,7 @@ def _check_times(problem: SampleProblem) -> None:
 def _inside(jumps: Tensor, problem: SampleProblem) -> Tensor:
     sign = problem.direction[:, None]
     ahead = jumps * sign
-    inside = (ahead > problem.start[:, None] * sign) & (ahead < problem.end[:, None] * sign)
+    inside = (ahead >= problem.start[:, None] * sign) & (ahead <= problem.end[:, None] * sign)
     ordered = torch.where(inside, ahead, math.inf).sort(1).values
     ordered = torch.where(ordered.isinf(), math.nan, ordered)
     # Equal ones are one.
@@ -140,19 +140,21 @@ def _inside(jumps: Tensor, problem: SampleProblem) -> Tensor:
 class Stops:
     """Where the steps of each sample must end: `[B, S]` times, and where the next begin.
 
-    `count` is `[B]`, how many of a row's stops are real.
+    `count` is `[B]`, how many of a row's stops are real; `begin` is `[B]`, where f is first called.
     """
 
     end: Tensor
     resume: Tensor
     count: Tensor
+    begin: Tensor
 
     @classmethod
     def of(cls, problem: SampleProblem) -> Stops:
         """Return both sides of every jump, as f sees time, and each sample's end."""
         last, sign = problem.end[:, None], problem.direction[:, None]
         if problem.jumps is None:
-            return cls(last, last, torch.ones_like(last[:, 0], dtype=torch.long))
+            ones = torch.ones_like(last[:, 0], dtype=torch.long)
+            return cls(last, last, ones, problem.start)
         seen = problem.jumps.to(problem.time_dtype)
         far = torch.full_like(seen, math.inf) * sign.to(seen.dtype)
         before, after = torch.nextafter(seen, -far).double(), torch.nextafter(seen, far).double()
@@ -163,10 +165,22 @@ class Stops:
         count = kept.sum(1)
         ends = torch.cat([before.gather(1, order), last], 1)
         resumes = torch.cat([after.gather(1, order), last], 1)
-        ends.scatter_(1, count[:, None], last)
+        # A jump on an end is met from the inner side.
+        first = problem.start[:, None]
+        begin = _sided(problem.jumps == first, after, first)
+        end = _sided(problem.jumps == last, before, last)
+        room = (end - begin) * sign > 0.0
+        begin, end = torch.where(room, begin, first), torch.where(room, end, last)
+        ends.scatter_(1, count[:, None], end)
         resumes.scatter_(1, count[:, None], last)
-        return cls(ends, resumes, count + 1)
+        return cls(ends, resumes, count + 1, begin[:, 0])
 
     def rows(self, rows: Tensor) -> Stops:
         """Return the stops of the given rows, `[n]` indices."""
-        return Stops(self.end[rows], self.resume[rows], self.count[rows])
+        return Stops(self.end[rows], self.resume[rows], self.count[rows], self.begin[rows])
+
+
+def _sided(at: Tensor, side: Tensor, otherwise: Tensor) -> Tensor:
+    """Return the side, `[B, J]`, of the jump that is marked, as `[B, 1]`."""
+    chosen = torch.where(at, side, 0.0).sum(1, keepdim=True)
+    return torch.where(at.any(1, keepdim=True), chosen, otherwise)

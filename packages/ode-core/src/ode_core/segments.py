@@ -32,6 +32,7 @@ class Whole:
     state: State | None
     events: list[Occurrence] = field(default_factory=list)
     integrals: Tensor | None = None
+    hint: str = ""
     attempts: list[tuple[float, float, float, bool]] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
 
@@ -49,6 +50,7 @@ def solve_pieces(problem: Problem, plan: Plan, method: GradientMethod) -> Whole:
         whole.attempts += trajectory.attempts
         whole.pieces += trajectory.pieces
         whole.status, whole.stopped_at = trajectory.status, trajectory.stopped_at
+        whole.hint = trajectory.hint or whole.hint
         if problem.given.integrand is not None:
             parts = _integrals(rest, trajectory, carried)
             integrals, carried = integrals + parts[:-1], parts[-1]
@@ -80,6 +82,7 @@ def solve_pieces(problem: Problem, plan: Plan, method: GradientMethod) -> Whole:
 def _plain(problem: Problem, whole: Whole, trajectory: Trajectory) -> Whole:
     """Return the whole of a solve in one piece, whose rows are the times that were asked for."""
     whole.attempts, whole.pieces = trajectory.attempts, trajectory.pieces
+    whole.hint = trajectory.hint
     if not whole.status.failed:
         whole.state = _state(whole, problem, trajectory)
     whole.ys = _padded(whole.ys, len(problem.times) - len(whole.ys))
@@ -136,7 +139,8 @@ def _after(
     times = (at, *problem.times[left:])
     ts = torch.cat([t.detach().reshape(1), problem.ts[left:]])
     jumps = tuple(jump for jump in problem.jumps if (jump - at) * problem.direction > 0.0)
-    rest = dataclasses.replace(problem, y0=start, ts=ts, times=times, jumps=jumps)
+    edges = (False, problem.edges[1])
+    rest = dataclasses.replace(problem, y0=start, ts=ts, times=times, jumps=jumps, edges=edges)
     end = trajectory.end
     state = None if end is None else State(None, at, end.dt, None, end.memory)
     return rest, dataclasses.replace(plan, start=state)

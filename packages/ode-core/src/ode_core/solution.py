@@ -75,10 +75,14 @@ class StepLog:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One accepted step's stretch of the solution, and its polynomial."""
+    """One accepted step's polynomial, and the stretch of the solution that it answers for.
+
+    It runs from t0 to `until`, which is t1, the far side of a jump there, or an event before it.
+    """
 
     t0: float
     t1: float
+    until: float
     at: Interpolant
 
 
@@ -111,6 +115,7 @@ class Trajectory:
     events: tuple[tuple[int, int], ...] = ()
     nodes: tuple[Node, ...] = ()
     end: End | None = None
+    hint: str = ""
 
 
 class End(NamedTuple):
@@ -160,7 +165,8 @@ class Solution:
     error estimate and norm chose the steps. `steps` is there with `record_steps=True`. `event` is
     the event that ended the solve, `events` all that occurred, in order. `integrals` are those of
     the integrand from the start to every time, `[T, ...]`. `state` starts the next solve where
-    this one ended; None after a failure.
+    this one ended; None after a failure. `hint` is what the solver noticed, such as that the
+    problem looks stiff.
     """
 
     ts: Tensor
@@ -176,6 +182,8 @@ class Solution:
     pieces: tuple[Any, ...] | None = None
     unpack: Callable[[Tensor, int], Any] | None = None
     undifferentiable: str = ""
+    start: Tensor | None = None
+    hint: str = ""
 
     def interpolate(self, t: float | Tensor | Sequence[float]) -> Any:
         """Return the solution at times within the solve: `[...]` at a number, `[n, ...]` at `[n]`.
@@ -185,7 +193,7 @@ class Solution:
         Raises ArgumentError without `dense=True` or for a time outside of the solve, and
         UnsupportedError where a gradient is asked for that the gradient method does not carry.
         """
-        if self.pieces is None or self.unpack is None:
+        if self.pieces is None or self.unpack is None or self.start is None:
             raise ArgumentError("interpolate needs dense=True in the call of solve")
         if self.undifferentiable and torch.is_grad_enabled():
             raise UnsupportedError(self.undifferentiable)
@@ -199,26 +207,31 @@ class Solution:
                     f"interpolate takes a number, [n] times, or [{batch}, n] ones; got shape "
                     f"{tuple(times.shape)}"
                 )
-            rows = at_samples(self.pieces, wanted)
+            rows = at_samples(self.pieces, wanted, (self.ts, self.start))
             return self.unpack(rows[0] if times.dim() == 0 else rows, int(times.dim() > 0))
         if times.dim() > 1:
             raise ArgumentError(
                 f"interpolate takes a number or [n] times; got shape {tuple(times.shape)}"
             )
         states = [self._at(time) for time in times.reshape(-1).tolist()]
+        if not states:
+            return self.unpack(self.start.new_empty((0, *self.start.shape)), 1)
         if times.dim() == 0:
             return self.unpack(states[0], 0)
         return self.unpack(torch.stack(states), 1)
 
     def _at(self, t: float) -> Tensor:
+        assert self.start is not None  # asked for before
         pieces = self.pieces or ()
-        first, last = pieces[0].t0, pieces[-1].t1
+        first, last = float(self.ts[0]), pieces[-1].until if pieces else float(self.ts[0])
         if not min(first, last) <= t <= max(first, last):
             raise ArgumentError(
                 f"t = {t} lies outside of the solve, which ran from {first} to {last}"
             )
         sign = 1.0 if last >= first else -1.0
-        index = bisect_left(pieces, sign * t, key=lambda piece: sign * piece.t1)
+        if not pieces:
+            return self.start
+        index = bisect_left(pieces, sign * t, key=lambda piece: sign * piece.until)
         piece = pieces[min(index, len(pieces) - 1)]
         # Between the two sides of a jump the state is the one before it.
         length = piece.t1 - piece.t0

@@ -14,6 +14,7 @@ from ode_core.interpolation import Hermite
 from ode_core.rows import along
 from ode_solvers.kernels.choose import for_state, named
 from ode_solvers.kernels.contract import Kernel
+from ode_solvers.stiffness import Suspicion, last_stages
 from ode_solvers.tableau import Tableau, row_of
 
 if TYPE_CHECKING:
@@ -145,6 +146,13 @@ class RungeKutta:
             y = kernel.combine(y0, h, row_of(row), ks)
             ks = (*ks, field(t0 + node * (t1 - t0), y))
         return Polynomial(table, t1 - t0, y0, step.y, ks)
+
+    def diagnose(self, before: Suspicion | None, step: Step) -> Suspicion | None:
+        """Return whether the problem looks stiff, where the table's last stages can tell."""
+        stages = last_stages(self.tableau)
+        if stages is None:
+            return None
+        return (before or Suspicion()).after(stages, step.dense)
 
     def _stages(
         self,

@@ -60,7 +60,7 @@ class Log:
     """What the loop reports: counts, how it ended, and every attempt where that is asked for.
 
     `dt` is the size that the next step would have, `carry` and `memory` the solver's and the
-    controller's at the last accepted step.
+    controller's at the last accepted step, `diagnosis` what the solver has noticed.
     """
 
     stats: Stats = field(default_factory=Stats)
@@ -70,6 +70,7 @@ class Log:
     dt: float | None = None
     carry: Carry = None
     memory: Any = None
+    diagnosis: Any = None
 
     def fail(self, status: Status, t: float) -> None:
         """Note why and where the solve stopped."""
@@ -83,8 +84,12 @@ def march(
     stops: Sequence[Stop],
     plan: Plan,
     log: Log,
+    given: float | None = None,
 ) -> Generator[Accepted, Tensor | Again | None, None]:
     """Yield accepted steps from t0 through every stop, in order.
+
+    `given` is the first node of given steps where that is not t0 itself, which then is the far side
+    of a jump there.
 
     `f` is a field on packed states. A state that is sent back replaces the one just reached (an
     impulse, a reset): the solver then starts anew from it, with the step size that it had. `Again`
@@ -92,7 +97,7 @@ def march(
     by noting a failure on the log.
     """
     if isinstance(plan.controller, FixedSteps):
-        nodes = plan.controller.nodes(t0, stops[-1].end, plan.dt)
+        nodes = plan.controller.nodes(t0 if given is None else given, stops[-1].resume, plan.dt)
         return _given(f, y, t0, _with_stops(nodes, stops), plan, log)
     return _chosen(f, y, t0, stops, plan.controller, plan, log)
 
@@ -127,7 +132,7 @@ def _given(
 
 
 def _with_stops(nodes: Sequence[float], stops: Sequence[Stop]) -> list[Stop]:
-    if len(stops) == 1 or not nodes:
+    if not nodes or (len(stops) == 1 and stops[0].end == stops[0].resume):
         return [Stop(node, node) for node in nodes]
     sign = 1.0 if stops[-1].end >= stops[0].end else -1.0
     merged = {node: Stop(node, node) for node in nodes} | {stop.end: stop for stop in stops}
@@ -158,6 +163,7 @@ def _chosen(
     carry = _start(f, y, t0, plan)
     dt, memory = _left(plan, controller)
     dt = _first(f, y, (t0, stops[0].end), carry, plan) if dt is None else dt
+    diagnose = getattr(solver, "diagnose", None)
     least, most = getattr(controller, "dt_min", 0.0), getattr(controller, "dt_max", math.inf)
     t, fresh = t0, True
     for stop in stops:
@@ -188,6 +194,8 @@ def _chosen(
             dt = max(dt, taken * factor) if cut and factor >= 1.0 else taken * factor
             until = stop.resume if t1 == stop.end else t1
             log.dt, log.carry, log.memory = dt, step.carry, memory
+            if diagnose is not None:
+                log.diagnosis = diagnose(log.diagnosis, step)
             sent = yield Accepted(t, t1, until, y, carry, step, fresh)
             if isinstance(sent, Again):
                 stats.accepted, stats.rejected = stats.accepted - 1, stats.rejected + 1

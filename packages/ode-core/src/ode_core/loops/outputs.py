@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, overload
 
@@ -74,7 +75,10 @@ def forward(
         return Trajectory(ys, log.stats, times=problem.times, wanted=every)
     calls = field.calls
     rows = _Rows(problem, plan)
-    steps = march(f, problem.y0, problem.times[0], stops_of(problem), plan, log)
+    begin, end = problem.span
+    stops = stops_of(problem)
+    stops[-1] = stops[-1]._replace(end=end)
+    steps = march(f, problem.y0, begin, stops, plan, log, problem.times[0])
     accepted = next(steps, None)
     while accepted is not None:
         again = rows.look(f, accepted)
@@ -106,6 +110,7 @@ def forward(
         tuple(rows.events),
         tuple(rows.nodes),
         End(log.dt, log.carry, log.memory),
+        "" if log.diagnosis is None else log.diagnosis.sentence,
     )
 
 
@@ -140,7 +145,7 @@ class _Rows:
             self._at = interpolant(plan.solver, f, accepted.span, accepted.y0, accepted.step)
         if self._watch is None or self._at is None:
             return None
-        fresh = accepted.t0 == problem.times[0]
+        fresh = accepted.t0 == problem.span[0]
         self._seen, near = self._watch.within(accepted.span, self._at, fresh=fresh)
         chosen = not isinstance(plan.controller, FixedSteps)
         if near and not self._seen and chosen and self._shortened < _SHORTENED:
@@ -153,7 +158,7 @@ class _Rows:
         """Take what lies in an accepted step; return the indices of the new states."""
         problem, plan, at, within = self._problem, self._plan, self._at, self._within
         if plan.dense and at is not None:
-            self.pieces.append(Piece(accepted.t0, accepted.t1, at))
+            self.pieces.append(Piece(accepted.t0, accepted.t1, accepted.until, at))
         before = len(self.states)
         if self._watch is None and not self._integrand:
             for i in within:
@@ -161,6 +166,8 @@ class _Rows:
                 self.wanted.append(len(self.states) - 1)
         else:
             self._mixed(accepted, at, within)
+        if plan.dense and self.halted is not None:
+            self.pieces[-1] = replace(self.pieces[-1], until=self.halted)
         return list(range(before, len(self.states)))
 
     def _mixed(

@@ -34,8 +34,8 @@ class SampleWatch:
     `ended` are the events that stopped samples, `seen` those that did not.
     """
 
-    def __init__(self, problem: SampleProblem) -> None:
-        self._problem = problem
+    def __init__(self, problem: SampleProblem, begin: Tensor) -> None:
+        self._problem, self._begin = problem, begin
         none = torch.full_like(problem.start, math.nan)
         self.ended = SampleEvents(
             torch.full_like(none, -1, dtype=torch.long), none, torch.full_like(problem.y0, math.nan)
@@ -99,7 +99,7 @@ class SampleWatch:
 
         values = torch.stack([g(torch.full_like(step.t0, theta)) for theta in NODES])
         values = torch.where(step.accepted, values, 1.0)
-        fresh = step.t0 == self._problem.start
+        fresh = step.t0 == self._begin
         lows, highs = brackets(values, event.direction, fresh=fresh)
         if not len(lows):
             return lows

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SamplePiece:
-    """One step's stretch of the solutions of the samples `rows`, where it was accepted."""
+    """One step's stretch of the solutions of the samples `rows`, up to `until`, where accepted."""
 
     rows: Tensor
     t0: Tensor
     t1: Tensor
+    until: Tensor
     accepted: Tensor
     at: Interpolant
 
@@ -57,8 +58,9 @@ def forward_samples(problem: SampleProblem, plan: Plan) -> SampleTrajectory:
     if problem.y0.numel() == 0:
         made.ys = outputs.gathered()
         return made
-    watch = SampleWatch(problem) if problem.given.events else None
-    steps = march_samples(problem.field, problem, Stops.of(problem), plan, log)
+    stops = Stops.of(problem)
+    watch = SampleWatch(problem, stops.begin) if problem.given.events else None
+    steps = march_samples(problem.field, problem, stops, plan, log)
     halted: Tensor | None = None
     integrals = Integrals(problem) if problem.given.integrand is not None else None
     while True:
@@ -75,7 +77,8 @@ def forward_samples(problem: SampleProblem, plan: Plan) -> SampleTrajectory:
         if watch is not None and at is not None:
             until, halted = watch.look(step, at)
         if plan.dense and at is not None:
-            made.pieces.append(SamplePiece(step.rows, step.t0, step.t1, step.accepted, at))
+            ends = (step.t0, step.t1, until)
+            made.pieces.append(SamplePiece(step.rows, *ends, step.accepted, at))
         outputs.take(step, until, at, plan, integrals)
         if integrals is not None and at is not None:
             integrals.advance(step, until, at)

@@ -96,9 +96,9 @@ class Counted:
 
 def begin(f: Counted, problem: SampleProblem, stops: Stops, plan: Plan, log: SampleLog) -> Part:
     """Return all samples at their start, with the sizes of their first steps."""
-    y, t = problem.y0, problem.start
+    y, t = problem.y0, stops.begin
     rows = torch.arange(len(y), device=t.device)
-    done = t == problem.end
+    done = problem.start == problem.end
     f.active = (~done, rows)
     tolerance = plan.tolerance
     assert tolerance is None or isinstance(tolerance, SampleTolerance)
@@ -116,9 +116,9 @@ def begin(f: Counted, problem: SampleProblem, stops: Stops, plan: Plan, log: Sam
             memory = plan.start.memory
         given = plan.dt if plan.start is None or plan.start.dt is None else plan.start.dt
         dt = _first(f, y, (t, stops.end[:, 0]), carry, plan) if given is None else _sizes(given, t)
-    zeros = torch.zeros_like(rows)
+    zeros, sign = torch.zeros_like(rows), problem.direction
     return Part(
-        rows, t, t, dt, problem.direction, y, carry, memory, stops, zeros, zeros, done, tolerance
+        rows, t, problem.start, dt, sign, y, carry, memory, stops, zeros, zeros, done, tolerance
     )
 
 
