@@ -10,7 +10,7 @@ import ode_core
 from ode_core import ArgumentError, FixedSteps, SolveError, UnsupportedError, solve
 from ode_solvers.implicit.gmres import gmres
 from ode_solvers.implicit.jacobian import jacobian, product
-from ode_solvers.implicit.linear import DENSE_LIMIT, Dense, Krylov
+from ode_solvers.implicit.linear import DENSE_LIMIT, LU, Krylov
 from ode_solvers.implicit.system import System
 from tests.problems import F64, van_der_pol
 
@@ -163,12 +163,12 @@ def test_krylov_and_dense_give_the_same():
     ends = [
         solve(heat(40), y0, [0.0, 0.3], solver=ode_core.solvers.create("radau5", linear=linear),
               **options).ys[-1]
-        for linear in ("dense", "krylov", Dense(), Krylov(restart=20))
+        for linear in ("dense", "krylov", LU(), Krylov(restart=20))
     ]  # fmt: skip
     for end in ends[1:]:
         assert torch.allclose(ends[0], end, atol=1e-13)
     solver = ode_core.solvers.create("radau5")
-    assert isinstance(solver.linear_solver(torch.zeros(1, DENSE_LIMIT)), Dense)
+    assert isinstance(solver.linear_solver(torch.zeros(1, DENSE_LIMIT)), LU)
     assert isinstance(solver.linear_solver(torch.zeros(1, DENSE_LIMIT + 1)), Krylov)
 
 

@@ -26,7 +26,7 @@ Parts = tuple[Tensor, ...]
 
 @runtime_checkable
 class LinearSolver(Protocol):
-    """How (g/h) I - J is solved: `Dense`, `Krylov`, or any object with these members."""
+    """How (g/h) I - J is solved: `LU`, `Krylov`, or any object with these members."""
 
     @property
     def direct(self) -> bool:
@@ -51,7 +51,7 @@ class LinearSolver(Protocol):
 
 
 @dataclass(frozen=True)
-class Dense:
+class LU:
     """The whole Jacobian, one LU decomposition for each shift: for up to some hundred equations."""
 
     direct: bool = True
@@ -172,7 +172,7 @@ def _is_complex(shift: Shift) -> bool:
 
 
 DENSE_LIMIT = 256
-"""Up to so many equations a system is solved by `Dense` unless something else is asked for."""
+"""Up to so many equations a system is solved by `LU` unless something else is asked for."""
 
 
 def chosen(linear: LinearSolver | None, rows: Tensor, own: UserJacobian | None) -> LinearSolver:
@@ -181,10 +181,10 @@ def chosen(linear: LinearSolver | None, rows: Tensor, own: UserJacobian | None) 
         return linear
     count, size = rows.shape
     small = size <= DENSE_LIMIT and count * size * size <= 2**25
-    return Dense() if small or own is not None else Krylov()
+    return LU() if small or own is not None else Krylov()
 
 
-_NAMES: dict[str, LinearSolver] = {"dense": Dense(), "krylov": Krylov()}
+_NAMES: dict[str, LinearSolver] = {"dense": LU(), "krylov": Krylov()}
 
 
 def named(linear: LinearSolver | str | None, own: UserJacobian | None) -> LinearSolver | None:
@@ -193,7 +193,7 @@ def named(linear: LinearSolver | str | None, own: UserJacobian | None) -> Linear
         linear = _NAMES[linear]
     if not (linear is None or isinstance(linear, LinearSolver)):
         raise ArgumentError(
-            f"linear is 'dense', 'krylov' or an object like Dense() or Krylov(); got {linear!r:.60}"
+            f"linear is 'dense', 'krylov' or an object like LU() or Krylov(); got {linear!r:.60}"
         )
     if own is not None and linear is not None and not linear.direct:
         raise ArgumentError("jacobian= has no effect on a Krylov solver; drop it, or take 'dense'")
