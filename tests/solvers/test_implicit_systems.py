@@ -14,7 +14,7 @@ from ode_solvers.implicit.linear import DENSE_LIMIT, LU, Krylov
 from ode_solvers.implicit.system import System
 from tests.problems import F64, van_der_pol
 
-IMPLICIT = [name for name, record in ode_core.solvers.items() if record.implicit]
+IMPLICIT = [n for n, r in ode_core.solvers.items() if r.target.startswith("ode_solvers.implicit.")]
 ADAPTIVE = [name for name in IMPLICIT if ode_core.solvers[name].adaptive]
 
 
