@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,7 +26,11 @@ Parts = tuple[Tensor, ...]
 
 @runtime_checkable
 class LinearSolver(Protocol):
-    """How (g/h) I - J is solved: `LU`, `Krylov`, or any object with these members."""
+    """How (g/h) I - J is solved: `LU`, `Krylov`, or any object with these members.
+
+    One that also has `pulled(times, right)`, which solves a system given the product with its
+    matrix, is asked for that in the backward pass; for others the matrix is built there.
+    """
 
     @property
     def direct(self) -> bool:
@@ -46,15 +50,12 @@ class LinearSolver(Protocol):
     ) -> Solve:
         """Return the function that solves."""
 
-    def pulled(self, times: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-        """Solve a system, given the product with its matrix, to round-off."""
-
 
 @dataclass(frozen=True)
 class LU:
     """The whole Jacobian, one LU decomposition for each shift: for up to some hundred equations."""
 
-    direct: bool = True
+    direct: ClassVar[bool] = True
 
     def empty(self, rows: Tensor, shifts: Sequence[complex]) -> tuple[Parts, Parts]:
         """Return zeros."""
@@ -97,10 +98,6 @@ class LU:
 
         return solve
 
-    def pulled(self, times: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-        """Solve by products alone; the dense way needs none of it."""
-        return gmres(times, right, 1e3 * torch.finfo(right.dtype).eps, right.shape[1], 20)
-
 
 @dataclass(frozen=True)
 class Krylov:
@@ -116,7 +113,7 @@ class Krylov:
     rtol: float = 1e-3
     restart: int = 40
     restarts: int = 5
-    direct: bool = False
+    direct: ClassVar[bool] = False
 
     def empty(self, rows: Tensor, shifts: Sequence[complex]) -> tuple[Parts, Parts]:
         """Return nothing: products are taken anew."""
