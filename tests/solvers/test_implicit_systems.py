@@ -11,7 +11,7 @@ from ode_core import ArgumentError, FixedSteps, SolveError, UnsupportedError, so
 from ode_solvers.implicit.gmres import gmres
 from ode_solvers.implicit.jacobian import jacobian, product
 from ode_solvers.implicit.linear import DENSE_LIMIT, LU, Krylov
-from ode_solvers.implicit.system import System
+from ode_solvers.implicit.system import System, node_time
 from tests.problems import F64, van_der_pol
 
 IMPLICIT = [n for n, r in ode_core.solvers.items() if r.target.startswith("ode_solvers.implicit.")]
@@ -273,3 +273,10 @@ def test_dense_output_carries_gradients(name):
 def test_an_option_of_another_kind_is_refused():
     with pytest.raises(ArgumentError, match="linear is"):
         ode_core.solvers.create("kvaerno5", linear=3)
+
+
+def test_the_ends_of_a_step_are_evaluated_at_themselves():
+    """0.3 + (0.9 - 0.3) is above 0.9 in float64, as for many pairs."""
+    pairs = [(i / 10, j / 10) for i in range(40) for j in range(40)]
+    assert any(t0 + (t1 - t0) > t1 for t0, t1 in pairs)
+    assert all(node_time(t0, t1, 1.0) == t1 and node_time(t0, t1, 0.0) == t0 for t0, t1 in pairs)
