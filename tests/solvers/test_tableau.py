@@ -15,7 +15,7 @@ from ode_solvers.trees import Weights, density, trees, vertices
 from tests.problems import F64, lotka_volterra
 
 EXPLICIT = [
-    name for name, r in ode_core.solvers.items() if r.package == "ode-solvers" and not r.implicit
+    name for name, r in ode_core.solvers.items() if r.target.startswith("ode_solvers.methods:")
 ]
 
 RK4 = dict(

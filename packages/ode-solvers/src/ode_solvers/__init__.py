@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ode_solvers.explicit import RungeKutta
     from ode_solvers.gradients.adjoint import Adjoint
     from ode_solvers.gradients.checkpoint import Checkpoint
+    from ode_solvers.implicit.linear import LU, Krylov
+    from ode_solvers.implicit.stepper import ImplicitRungeKutta
+    from ode_solvers.implicit.table import ImplicitTableau
     from ode_solvers.tableau import Dense, Tableau
 
 _EXPORTS = {
@@ -21,15 +24,23 @@ _EXPORTS = {
     "RungeKutta": "ode_solvers.explicit",
     "Adjoint": "ode_solvers.gradients.adjoint",
     "Checkpoint": "ode_solvers.gradients.checkpoint",
+    "ImplicitRungeKutta": "ode_solvers.implicit.stepper",
+    "ImplicitTableau": "ode_solvers.implicit.table",
+    "Krylov": "ode_solvers.implicit.linear",
+    "LU": "ode_solvers.implicit.linear",
     "Dense": "ode_solvers.tableau",
     "Tableau": "ode_solvers.tableau",
 }
 
 __all__ = [
+    "LU",
     "Adjoint",
     "Checkpoint",
     "Dense",
     "Direct",
+    "ImplicitRungeKutta",
+    "ImplicitTableau",
+    "Krylov",
     "RungeKutta",
     "Tableau",
     "solve",

@@ -92,14 +92,15 @@ class _Corrected(torch.autograd.Function):
         slopes, stages = ctx.graph
         if torch.is_grad_enabled():
             ctx.wanted.second = True
-        if ctx.linear.direct:
+        pulled = getattr(ctx.linear, "pulled", None)
+        if pulled is None:
             found = _solve(ctx.equations, slopes, stages, grad)
         elif torch.is_grad_enabled():
             raise UnsupportedError(
                 "second derivatives are not offered with linear='krylov'; take linear='dense'"
             )
         else:
-            found = _iterate(ctx.equations, slopes, stages, grad, ctx.linear)
+            found = _iterate(ctx.equations, slopes, stages, grad, pulled)
         return *(None,) * 5, found, grad - found if ctx.wanted.second else None
 
 
@@ -114,7 +115,7 @@ def _solve(equations: Equations, slopes: Tensor, stages: Tensor, grad: Tensor) -
 
 
 def _iterate(
-    equations: Equations, slopes: Tensor, stages: Tensor, grad: Tensor, linear: LinearSolver
+    equations: Equations, slopes: Tensor, stages: Tensor, grad: Tensor, pulled: Any
 ) -> Tensor:
     """Return the same from products with the transposed Jacobians alone."""
     size, count, n = grad.shape
@@ -125,12 +126,12 @@ def _iterate(
         stacked = v.reshape(count, size, n).transpose(0, 1)
         weighted = torch.tensordot(weights, stacked, 1) * equations.h
         # `materialize_grads`: f may not depend on the state at all.
-        (pulled,) = torch.autograd.grad(
+        (back,) = torch.autograd.grad(
             slopes, stages, weighted, retain_graph=True, materialize_grads=True, allow_unused=True
         )
-        return v - pulled.transpose(0, 1).reshape(count, size * n)
+        return v - back.transpose(0, 1).reshape(count, size * n)
 
-    found = linear.pulled(times, right)
+    found: Tensor = pulled(times, right)
     left = (times(found) - right).norm()
     if not bool(left <= 1e-6 * right.norm()):
         raise SolveError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,7 +26,11 @@ Parts = tuple[Tensor, ...]
 
 @runtime_checkable
 class LinearSolver(Protocol):
-    """How (g/h) I - J is solved: `Dense`, `Krylov`, or any object with these members."""
+    """How (g/h) I - J is solved: `LU`, `Krylov`, or any object with these members.
+
+    One that also has `pulled(times, right)`, which solves a system given the product with its
+    matrix, is asked for that in the backward pass; for others the matrix is built there.
+    """
 
     @property
     def direct(self) -> bool:
@@ -46,15 +50,12 @@ class LinearSolver(Protocol):
     ) -> Solve:
         """Return the function that solves."""
 
-    def pulled(self, times: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-        """Solve a system, given the product with its matrix, to round-off."""
-
 
 @dataclass(frozen=True)
-class Dense:
+class LU:
     """The whole Jacobian, one LU decomposition for each shift: for up to some hundred equations."""
 
-    direct: bool = True
+    direct: ClassVar[bool] = True
 
     def empty(self, rows: Tensor, shifts: Sequence[complex]) -> tuple[Parts, Parts]:
         """Return zeros."""
@@ -97,10 +98,6 @@ class Dense:
 
         return solve
 
-    def pulled(self, times: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-        """Solve by products alone; the dense way needs none of it."""
-        return gmres(times, right, 1e3 * torch.finfo(right.dtype).eps, right.shape[1], 20)
-
 
 @dataclass(frozen=True)
 class Krylov:
@@ -116,7 +113,7 @@ class Krylov:
     rtol: float = 1e-3
     restart: int = 40
     restarts: int = 5
-    direct: bool = False
+    direct: ClassVar[bool] = False
 
     def empty(self, rows: Tensor, shifts: Sequence[complex]) -> tuple[Parts, Parts]:
         """Return nothing: products are taken anew."""
@@ -172,7 +169,7 @@ def _is_complex(shift: Shift) -> bool:
 
 
 DENSE_LIMIT = 256
-"""Up to so many equations a system is solved by `Dense` unless something else is asked for."""
+"""Up to so many equations a system is solved by `LU` unless something else is asked for."""
 
 
 def chosen(linear: LinearSolver | None, rows: Tensor, own: UserJacobian | None) -> LinearSolver:
@@ -181,10 +178,10 @@ def chosen(linear: LinearSolver | None, rows: Tensor, own: UserJacobian | None) 
         return linear
     count, size = rows.shape
     small = size <= DENSE_LIMIT and count * size * size <= 2**25
-    return Dense() if small or own is not None else Krylov()
+    return LU() if small or own is not None else Krylov()
 
 
-_NAMES: dict[str, LinearSolver] = {"dense": Dense(), "krylov": Krylov()}
+_NAMES: dict[str, LinearSolver] = {"dense": LU(), "krylov": Krylov()}
 
 
 def named(linear: LinearSolver | str | None, own: UserJacobian | None) -> LinearSolver | None:
@@ -193,7 +190,7 @@ def named(linear: LinearSolver | str | None, own: UserJacobian | None) -> Linear
         linear = _NAMES[linear]
     if not (linear is None or isinstance(linear, LinearSolver)):
         raise ArgumentError(
-            f"linear is 'dense', 'krylov' or an object like Dense() or Krylov(); got {linear!r:.60}"
+            f"linear is 'dense', 'krylov' or an object like LU() or Krylov(); got {linear!r:.60}"
         )
     if own is not None and linear is not None and not linear.direct:
         raise ArgumentError("jacobian= has no effect on a Krylov solver; drop it, or take 'dense'")
