@@ -7,12 +7,19 @@ import pytest
 import ode_core
 from ode_core.testing import TIERS, check_solver
 
+TIMID = "Fehlberg's own estimate, (k3 - k1) / 512, is hundreds of times below the error"
 BEYOND = "the method has a stage at 1.23 of a step"
 THROUGH = "SciPy's own ValueError comes through"
 SHORTER = "what SciPy gives up on is tried again over ever shorter stretches, for very long"
 
 # Solver -> id of a check -> why it fails; strict, so what is mended has to leave this list.
 EXPECTED: dict[str, dict[str, str]] = {
+    "fehlberg2": {
+        "api.dtypes": TIMID,
+        "numerics.tolerance": TIMID,
+        "numerics.retries": TIMID,
+        "numerics.end_values": TIMID,
+    },
     "kvaerno5": {
         "api.interval": BEYOND,
         "numerics.restart": BEYOND,
