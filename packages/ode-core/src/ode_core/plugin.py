@@ -22,4 +22,7 @@ def ode_gradients() -> Iterator[GradientRecord]:
 @hookimpl
 def ode_commands() -> Iterator[CommandRecord]:
     """Yield the commands that need more than the registry."""
+    yield CommandRecord(
+        "check", "ode_core.testing.command:check", "Hold a solver to what the suite demands of one."
+    )
     yield CommandRecord("doctor", "ode_core.doctor:doctor", "Versions, devices and plugins.")

@@ -40,8 +40,7 @@ class Leapfrog:
     def init(self, field: VectorField, t: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the carry of a first step."""
         del field
-        gap = torch.zeros_like(t) if isinstance(t, Tensor) else torch.zeros((), dtype=torch.float64)
-        return y.clone(), gap
+        return y.clone(), torch.zeros_like(t) if isinstance(t, Tensor) else _host(0.0)
 
     def step(
         self,
@@ -61,7 +60,7 @@ class Leapfrog:
             last = gap.item()
             after = _midpoint(field, t0, t1, y, slope) if last == 0.0 else None
             y1 = _parabola(y, slope, before, h, last) if after is None else after
-            return Step(y1, None, (y, torch.scalar_tensor(step, dtype=torch.float64)), None)
+            return Step(y1, None, (y, _host(step)), None)
         first = gap == 0.0
         y1 = _parabola(y, slope, before, h, size(0.0, torch.where(first, 1.0, gap), y))
         if bool((first & (step != 0.0)).any()):
@@ -69,6 +68,11 @@ class Leapfrog:
             y1 = started.where(first.view(-1, *(1,) * (y.dim() - 1)), y1)
         kept = unless_still(t0, t1, before, y), unless_still(t0, t1, gap, step)
         return Step(unless_still(t0, t1, y, y1), None, kept, None)
+
+
+def _host(number: float) -> Tensor:
+    """Return a number as a 0-d float64 tensor on the host, where shared steps read it."""
+    return torch.scalar_tensor(number, dtype=torch.float64, device="cpu")
 
 
 def _midpoint(field: VectorField, t0: Any, t1: Any, y: Tensor, slope: Tensor) -> Tensor:

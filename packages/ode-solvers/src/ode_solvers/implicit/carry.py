@@ -55,7 +55,7 @@ def start(solver: ImplicitRungeKutta, field: VectorField, t: Any, y: Tensor) -> 
     linear = solver.linear_solver(rows)
     largest = max(block.size for block in table.blocks)
     stages = (rows.new_zeros(len(rows), largest, rows.shape[1]),) if largest > 1 else ()
-    memory = torch.tensor([[0.0, 0.0, WORN, 1.0]], dtype=torch.float64)
+    memory = torch.tensor([[0.0, 0.0, WORN, 1.0]], dtype=torch.float64, device="cpu")
     memory = memory.expand(len(rows), 4).to(home(t, y))
     slopes = (field(t, y),) if table.first_is_explicit else ()
     return Carry(slopes, stages, *linear.empty(rows, table.shifts), memory)

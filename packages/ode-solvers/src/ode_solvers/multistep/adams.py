@@ -99,7 +99,7 @@ class Adams:
         lead = t.dim() if isinstance(t, Tensor) else 0
         slope = field(t, y)
         others = slope.new_zeros((*slope.shape[:lead], self.most - 1, *slope.shape[lead:]))
-        device = t.device if isinstance(t, Tensor) else None
+        device = t.device if isinstance(t, Tensor) else "cpu"
         past = torch.zeros((*y.shape[:lead], self.most), dtype=torch.float64, device=device)
         past[..., 0] = self._terms
         return torch.cat((slope.unsqueeze(lead), others), lead), past

@@ -120,7 +120,7 @@ def weights(means: Numbers, beta: Numbers, terms: Numbers) -> Numbers:
 def _applied(rows: Numbers, phi: Tensor, lead: int) -> Tensor:
     """Return sums of differences, `[..., n, state]`, with weights `[..., n, K]`."""
     flat = phi.reshape(*phi.shape[: lead + 1], -1)
-    sums = torch.matmul(torch.as_tensor(rows).to(flat), flat)
+    sums = torch.matmul(torch.as_tensor(rows, device=flat.device).to(flat), flat)
     return sums.view(*phi.shape[:lead], rows.shape[-2], *phi.shape[lead + 1 :])
 
 
