@@ -194,7 +194,7 @@ def test_bad_events_are_refused():
         solve(oscillator, y0, [0.0, 1.0], event=[lambda t, y: y[0]])
     with pytest.raises(ArgumentError, match="returns one number with shared steps"):
         solve(oscillator, y0, [0.0, 1.0], event=Event(lambda t, y: y - 0.3))
-    with pytest.raises(ArgumentError, match="fn returns a tensor; got float"):
+    with pytest.raises(ArgumentError, match="whose zeros are the events; got float"):
         solve(oscillator, y0, [0.0, 1.0], event=Event(lambda t, y: 1.0))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ode_core import registry
 from ode_core.control import FixedSteps
 from ode_core.errors import ArgumentError, SolveError
-from ode_core.events import Event, as_events
+from ode_core.events import Event, as_events, later
 from ode_core.planning import Asked, check_per_sample, make_plan
 from ode_core.problem import Given, Problem, build
 from ode_core.protocols import Controller, GradientMethod, Solver
@@ -110,6 +110,8 @@ def solve(
         time_dtype=time_dtype,
     )
     _check_start(start, problem)
+    if start is not None and start.delay is not None and torch.is_grad_enabled():
+        problem = later(problem, start.delay)
     asked = Asked(controller, rtol, atol, dt, max_steps, dense, record_steps, start)
     plan = make_plan(stepper, problem, asked)
     method.check(problem, plan)  # type: ignore[arg-type]

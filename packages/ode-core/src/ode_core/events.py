@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -134,7 +135,12 @@ class Watch:
                 f"an event's fn returns one number with shared steps; got shape "
                 f"{tuple(value.shape)}: take stepping='per_sample' for one event time a sample"
             )
-        return float(value)
+        number = float(value)
+        if math.isnan(number):
+            raise ArgumentError(
+                f"an event's fn is NaN at t = {t:.6g}; it is a number there and all along"
+            )
+        return number
 
 
 @dataclass(frozen=True)
@@ -148,8 +154,12 @@ class Seen:
 def value_of(field: Field, event: Event, t: Any, y: Tensor) -> Tensor:
     """Return `fn` at a time and a packed state, handed over as f gets them."""
     value = event.fn(field.time(t), field.layout.unpack(field.seen(y)))
-    if not isinstance(value, Tensor):
-        raise ArgumentError(f"an event's fn returns a tensor; got {type(value).__name__}")
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ArgumentError(
+            f"an event's fn returns a real floating-point tensor, whose zeros are the events; got "
+            f"{got}"
+        )
     return value
 
 
@@ -181,3 +191,16 @@ def shifted(y: Tensor, slope: Tensor, delta: Tensor) -> Tensor:
     """Return `y + slope delta`, where `delta`, 0-d or `[B]`, is zero and carries a gradient."""
     scale = delta.to(y.dtype.to_real()).reshape(delta.shape + (1,) * (y.dim() - delta.dim()))
     return y + slope * scale
+
+
+def later(problem: Any, delay: Tensor) -> Any:
+    """Return a problem that starts later by `delay`, 0-d or `[B]`: zero, with a gradient.
+
+    Starting later is starting from where f leads back to.
+    """
+    field, start = problem.field, problem.y0
+    calls = field.calls
+    with torch.no_grad():
+        slope = field(problem.start if delay.dim() else problem.times[0], start.detach())
+    problem.stats.f_calls += field.calls - calls
+    return replace(problem, y0=shifted(start, slope, -delay))

@@ -67,9 +67,23 @@ class Layout:
             return out
         leaves, spec = pytree.tree_flatten(out)
         if spec != self.spec:
-            raise ArgumentError(f"{what} has the structure of y0; got {spec} for {self.spec}")
+            leaves = self.aligned(out, what)
         self._same(leaves, what)
         return self.flat(leaves)
+
+    def aligned(self, value: Any, what: str) -> list[Any]:
+        """Return the leaves of a structure in the order of the state's, by the keys of dicts.
+
+        Raises ArgumentError for another structure.
+        """
+        assert self.spec is not None  # a single tensor has no structure
+        like = pytree.tree_unflatten(list(range(len(self.shapes))), self.spec)
+        found: dict[int, Any] = {}
+        if not _matched(like, value, found):
+            raise ArgumentError(
+                f"{what} has the structure of y0, {_outline(like)}; got {_outline(value)}"
+            )
+        return [found[index] for index in range(len(self.shapes))]
 
     def _same(self, leaves: Sequence[Tensor], what: str) -> None:
         shapes = tuple(leaf.shape for leaf in leaves)
@@ -77,6 +91,30 @@ class Layout:
             raise ArgumentError(
                 f"{what} has the shape of y0, {_shapes(self.shapes)}; got {_shapes(shapes)}"
             )
+
+
+def _matched(like: Any, value: Any, found: dict[int, Any]) -> bool:
+    """Collect the leaf of `value` at each index that stands in `like`; False if they differ."""
+    if isinstance(like, int):
+        found[like] = value
+        return pytree.tree_structure(value).is_leaf()
+    if isinstance(like, dict):
+        if not (isinstance(value, dict) and like.keys() == value.keys()):
+            return False
+        return all(_matched(part, value[key], found) for key, part in like.items())
+    if not isinstance(value, list | tuple) or len(like) != len(value):
+        return False
+    return all(_matched(a, b, found) for a, b in zip(like, value, strict=True))
+
+
+def _outline(x: Any) -> str:
+    """Return a structure in short: what holds what, leaves as dots."""
+    if isinstance(x, dict):
+        return "{" + ", ".join(f"{key!r}: {_outline(part)}" for key, part in x.items()) + "}"
+    if isinstance(x, list | tuple):
+        open_, close = "[]" if isinstance(x, list) else "()"
+        return open_ + ", ".join(_outline(part) for part in x) + close
+    return "."
 
 
 def _shapes(shapes: Sequence[torch.Size]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -43,8 +43,8 @@ class Asked:
 def make_plan(solver: Solver, problem: Problem | SampleProblem, asked: Asked) -> Plan:
     """Return the plan; raises ArgumentError for what does not go together."""
     dt = _step_size(asked.dt, problem)
-    if asked.max_steps < 1:
-        raise ArgumentError(f"max_steps is at least 1; got {asked.max_steps}")
+    if not isinstance(asked.max_steps, int) or asked.max_steps < 1:
+        raise ArgumentError(f"max_steps is a whole number from 1; got {asked.max_steps}")
     chosen = asked.controller or (PIDController() if solver.adaptive else FixedSteps())
     fixed = isinstance(chosen, FixedSteps)
     if fixed and (asked.rtol is not None or asked.atol is not None):
@@ -96,9 +96,16 @@ def _step_size(dt: Any, problem: Problem | SampleProblem) -> Any:
                 return dt.to(problem.ts.device, torch.float64)
         elif dt.numel() == 1:
             dt = float(dt)
-    if dt is not None and not (isinstance(dt, int | float) and 0.0 < dt < math.inf):
+    if dt is None:
+        return None
+    if not _is_number(dt) or not 0.0 < dt < math.inf:
         raise ArgumentError(f"dt is a positive number, whichever way time runs; got {dt!r}")
-    return dt
+    return float(dt)
+
+
+def _is_number(x: Any) -> bool:
+    # NumPy's floats are numbers, and so, to Python, is True.
+    return isinstance(x, Real) and not isinstance(x, bool)
 
 
 def _tolerance(problem: Problem | SampleProblem, rtol: Any, atol: Any) -> Tolerance:
@@ -120,6 +127,8 @@ def _above_floor(
     floor = torch.finfo(dtype).eps
     if isinstance(rtol, Tensor) or isinstance(atol, Tensor) or rtol >= floor:
         return rtol, atol
+    if rtol == 0.0 and atol == 0.0:
+        raise ArgumentError("rtol and atol are both 0, which no step can meet; raise one of them")
     size = float(problem.y0.detach().abs().max()) if problem.y0.numel() else 1.0
     if atol >= floor * (size or 1.0):
         return rtol, atol
@@ -136,15 +145,15 @@ def _above_floor(
 
 
 def _allowed(problem: Problem | SampleProblem, value: Any, name: str) -> float | Tensor:
-    if isinstance(value, int | float):
+    if _is_number(value):
         if not 0.0 <= value < math.inf:
             raise ArgumentError(f"{name} is a number from 0; got {value}")
         return float(value)
     layout: Layout = problem.layout
     if isinstance(value, Tensor):
         if value.numel() == 1 and layout.spec is not None:
-            return float(value)
-        value = value.detach()
+            return float(_checked(value, name))
+        value = _checked(value.detach(), name)
         if isinstance(problem, SampleProblem) and value.shape == problem.start.shape:
             return cast("Tensor", value.view(-1, *(1,) * (problem.y0.dim() - 1)))
         fits = layout.spec is None and _broadcasts(value.shape, layout.shapes[0])
@@ -154,16 +163,25 @@ def _allowed(problem: Problem | SampleProblem, value: Any, name: str) -> float |
         if isinstance(problem, SampleProblem):
             return cast("Tensor", value.expand(problem.y0.shape))
         return cast("Tensor", value)
-    leaves = torch.utils._pytree.tree_leaves(value)
-    if layout.spec is None or len(leaves) != len(layout.shapes):
+    if layout.spec is None:
         raise ArgumentError(
             f"{name} is a number, a tensor, or has the structure of y0; got {value!r:.60}"
         )
-    spread: Sequence[Tensor] = [
-        torch.as_tensor(leaf).expand(shape)
-        for leaf, shape in zip(leaves, layout.shapes, strict=True)
-    ]
+    spread: list[Tensor] = []
+    for leaf, shape in zip(layout.aligned(value, name), layout.shapes, strict=True):
+        part = _checked(torch.as_tensor(leaf), name)
+        if not _broadcasts(part.shape, shape):
+            raise ArgumentError(
+                f"{name} broadcasts to {tuple(shape)} there; got shape {tuple(part.shape)}"
+            )
+        spread.append(part.expand(shape))
     return layout.flat(spread)
+
+
+def _checked(value: Tensor, name: str) -> Tensor:
+    if value.dtype == torch.bool or value.is_complex() or not bool((value >= 0.0).all()):
+        raise ArgumentError(f"{name} holds numbers from 0; got {value.flatten()[:6].tolist()}")
+    return value
 
 
 def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:

@@ -70,12 +70,18 @@ class Solver(Protocol):
     - `diagnose(before, step) -> Any`, what it notices about the problem from an accepted step and
       what it had noticed before (None at first): None, or an object whose `sentence` is for the
       user, empty where there is nothing to say;
+    - `error_order`, the power of the step size with which its error estimate falls, which step-size
+      control goes by; otherwise `order`;
     - `error_estimate`, a few words that say which estimate its error is;
     - `per_sample = True`, which says that it also takes per-sample steps: `init`, `step` and
       `interpolant` then get times as float64 `[B]` tensors and a state `[B, ...]`, one row a
       sample; `tolerance.norm` returns `[B]` errors; a row whose t1 equals its t0 must come out
       unchanged; `ode_core.rows.along(t1 - t0, y)` scales a state. A solver without it is refused
-      for `stepping="per_sample"`.
+      for `stepping="per_sample"`;
+    - `fixed_steps = False`, which says that it takes no given steps, `takes_pairs = True`, that its
+      state is a pair (q, v), `differentiable = False`, that its steps are not made of torch
+      operations, `stiff`, whether it is stable far out on the negative axis (by default where it is
+      implicit): what the conformance kit goes by.
     """
 
     @property

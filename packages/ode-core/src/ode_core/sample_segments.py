@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ode_core.events import Occurrence, attached, shifted
+from ode_core.events import Occurrence, attached, later
 from ode_core.layout import SampleLayout
 from ode_core.loops.sample_events import SampleEvents
 from ode_core.loops.sample_march import STATUSES
@@ -49,7 +49,8 @@ def solve_samples(problem: SampleProblem, plan: Plan, method: GradientMethod) ->
     trajectory = _pass(problem, plan, method)
     log = trajectory.log
     stats = problem.stats
-    stats.f_calls, stats.accepted, stats.rejected = log.f_calls, log.accepted, log.rejected
+    stats.f_calls, stats.accepted = stats.f_calls + log.f_calls, log.accepted
+    stats.rejected = log.rejected
     whole = SampleWhole(trajectory.ys, stats, log.status, log.t, log.dt, trajectory.integrals)
     whole.end = _end(problem, trajectory.ys)
     rest, carried = problem, trajectory.total
@@ -161,13 +162,6 @@ def _after(
             mine = going & (torch.as_tensor(made.event) == index)
             new = widened_rows(layout, event.reset(field.time(t), layout.unpack(field.seen(y))))
             start = where(mine, new, start)
-    if t.requires_grad:
-        # Starting later by d is starting from where f leads back to.
-        calls = field.calls
-        with torch.no_grad():
-            slope = field(at, start.detach())
-        first.stats.f_calls += going * (field.calls - calls)
-        start = where(going, shifted(start, slope, at - t), start)
     times, sign = first.ts, first.direction[:, None]
     beyond = (times.detach() - at[:, None]) * sign > 0.0
     rest = torch.where(beyond | times.isnan(), times, at[:, None])
@@ -179,6 +173,8 @@ def _after(
         ahead = ahead.sort(1).values
         jumps = torch.where(ahead.isinf(), math.nan, ahead) * sign
     kept = dataclasses.replace(problem, y0=start, ts=ts, jumps=jumps)
+    if t.requires_grad:
+        kept = later(kept, torch.where(going, t - at, 0.0))
     return kept, dataclasses.replace(plan, start=State(None, at, whole.dt))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ode_core.events import Occurrence, attached, shifted
+from ode_core.events import Occurrence, attached, later
 from ode_core.loops.quadrature import running
 from ode_core.problem import Problem, widened
 from ode_core.protocols import GradientMethod, Plan
@@ -71,6 +71,10 @@ def solve_pieces(problem: Problem, plan: Plan, method: GradientMethod) -> Whole:
     whole.ys = torch.stack(reached)
     if not whole.status.failed:
         whole.state = _state(whole, rest, trajectory)
+        if whole.status is Status.EVENT:
+            last = whole.events[-1]
+            delay = last.t - last.t.detach() if last.t.requires_grad else None
+            whole.state = dataclasses.replace(whole.state, y=last.y, delay=delay)
     missing = len(problem.times) - len(reached)
     if missing:
         whole.ys = _padded(whole.ys, missing)
@@ -128,19 +132,14 @@ def _after(
     """Return the rest of the problem from an event on, and a plan that keeps the step size."""
     field, at = problem.field, float(t.detach())
     start = widened(field.layout.pack(y, "what an event's reset returns"))[1]
-    if t.requires_grad:
-        # Starting later by d is starting from where f leads back to.
-        calls = field.calls
-        with torch.no_grad():
-            slope = field(at, start.detach())
-        problem.stats.f_calls += field.calls - calls
-        start = shifted(start, slope, t.detach() - t)
     left = sum((time - at) * problem.direction <= 0.0 for time in problem.times)
     times = (at, *problem.times[left:])
     ts = torch.cat([t.detach().reshape(1), problem.ts[left:]])
     jumps = tuple(jump for jump in problem.jumps if (jump - at) * problem.direction > 0.0)
     edges = (False, problem.edges[1])
     rest = dataclasses.replace(problem, y0=start, ts=ts, times=times, jumps=jumps, edges=edges)
+    if t.requires_grad:
+        rest = later(rest, t - t.detach())
     end = trajectory.end
     state = None if end is None else State(None, at, end.dt, None, end.memory)
     return rest, dataclasses.replace(plan, start=state)

@@ -133,7 +133,8 @@ class State:
 
     `y` is the state, like `y0`, at the time `t`, a float, or `[B]` with per-sample steps; `dt` is
     the size that the next step would have had. The next solve begins with that size, without a
-    search, and with the controller's memory; a multistep method goes on with its history.
+    search, and with the controller's memory; a multistep method goes on with its history. `delay`,
+    like `t` as a tensor, is zero and carries the gradient of the time of the event that ended it.
     """
 
     y: Any
@@ -141,11 +142,12 @@ class State:
     dt: Any = None
     carry: Any = None
     memory: Any = None
+    delay: Tensor | None = None
 
     def detach(self) -> State:
         """Return the state without its graph, as truncated back-propagation needs it."""
         y, carry = pytree.tree_map(_detached, (self.y, self.carry))
-        return replace(self, y=y, carry=carry)
+        return replace(self, y=y, carry=carry, delay=None)
 
     def with_y(self, y: Any) -> State:
         """Return the state with another `y`, as after an observation; a history is dropped."""

@@ -58,6 +58,8 @@ class Tableau:
     and every order condition up to the declared orders: of the method, of its embedded companion
     (`error_order`, by default one below) and of its continuous output at several points.
 
+    `estimate_order` is the power of the step size with which the estimate falls.
+
     `b_error` are the weights of the error estimate, the method's minus the companion's; where it
     has one entry more than `b`, the last belongs to the slope at the end of the step. `b_error_low`
     is a second, cruder estimate with which the first is damped:
@@ -76,6 +78,7 @@ class Tableau:
     dense: Dense | None
     source: str
     error_estimate: str
+    estimate_order: int
 
     def __init__(
         self,
@@ -113,7 +116,11 @@ class Tableau:
             ("error_estimate", estimate),
         ):
             object.__setattr__(self, field, value)
-        self._verify(order - 1 if error_order is None else error_order)
+        embedded = order - 1 if error_order is None else error_order
+        # Damped by a second one, an estimate is as good as the method.
+        local = order if b_error_low is not None else min(order, embedded) + 1
+        object.__setattr__(self, "estimate_order", local)
+        self._verify(embedded)
         if b_error_low is not None and self.b_error_low is not None:
             self._verify_error(self.b_error_low, b_error_low[1])
 

@@ -85,13 +85,28 @@ def brackets(values: Tensor, direction: int, *, fresh: bool | Tensor) -> tuple[T
     if direction:
         leaving = [-sign[:-1], -sign[1:-1], sign[1:-1]]
         wanted = [w & (way == direction) for w, way in zip(wanted, leaving, strict=True)]
-    lows = [theta[:-1].expand_as(crossed), theta[:-2].expand_as(dip), bottom]
-    highs = [theta[1:].expand_as(crossed), bottom, theta[2:].expand_as(dip)]
+    start, end = _certain(crossed, sign, theta)
+    lows = [start, theta[:-2].expand_as(dip), bottom]
+    highs = [end, bottom, theta[2:].expand_as(dip)]
     low = torch.where(torch.cat(wanted), torch.cat(lows), math.inf)
     low, order = low.sort(0)
     high = torch.where(low.isinf(), math.inf, torch.cat(highs).gather(0, order))
     most = int(low.isfinite().sum(0).max()) if low.numel() else 0
     return low[:most], high[:most]
+
+
+def _certain(crossed: Tensor, sign: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ends of crossings, `[96, n]`: nodes, whose values are known, around a single one.
+
+    Where a function jumps, the polynomial crosses elsewhere.
+    """
+    many = _FINE // _DEGREE
+    at_nodes = sign[::many]
+    alone = crossed.view(_DEGREE, many, -1).sum(1) == 1
+    alone = (alone & (at_nodes[1:] != at_nodes[:-1])).repeat_interleave(many, 0)
+    wide = theta[::many].repeat_interleave(many, 0)
+    start = torch.where(alone, wide[: len(crossed)], theta[:-1])
+    return start, torch.where(alone, wide[many:], theta[1:])
 
 
 def near_miss(values: list[float]) -> bool:

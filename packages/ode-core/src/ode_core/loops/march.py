@@ -72,6 +72,11 @@ class Log:
     memory: Any = None
     diagnosis: Any = None
 
+    def note(self, t: float, dt: float, error: float, accepted: bool, plan: Plan) -> None:
+        """Keep an attempt where that is asked for."""
+        if plan.record_steps:
+            self.attempts.append((t, dt, error, accepted))
+
     def fail(self, status: Status, t: float) -> None:
         """Note why and where the solve stopped."""
         self.status, self.stopped_at = status, t
@@ -118,8 +123,7 @@ def _given(
             return log.fail(Status.MAX_STEPS, t)
         step = solver.step(f, t, t1, y, carry, None)
         log.stats.accepted += 1
-        if plan.record_steps:
-            log.attempts.append((t, t1 - t, math.nan, True))
+        log.note(t, t1 - t, math.nan, True, plan)
         log.carry = step.carry
         sent = yield Accepted(t, t1, resume, y, carry, step, fresh)
         assert not isinstance(sent, Again)  # given steps are not made anew
@@ -156,13 +160,11 @@ def _chosen(
     log: Log,
 ) -> Generator[Accepted, Tensor | Again | None, None]:
     solver, tolerance, stats = plan.solver, plan.tolerance, log.stats
-    order, last = solver.order, stops[-1].end
+    order, last = getattr(solver, "error_order", solver.order), stops[-1].end
     if t0 == last:
         return None
     direction = math.copysign(1.0, last - t0)
-    carry = _start(f, y, t0, plan)
-    dt, memory = _left(plan, controller)
-    dt = _first(f, y, (t0, stops[0].end), carry, plan) if dt is None else dt
+    carry, dt, memory = _begin(f, y, (t0, stops[0].end), plan, controller)
     diagnose = getattr(solver, "diagnose", None)
     least, most = getattr(controller, "dt_min", 0.0), getattr(controller, "dt_max", math.inf)
     t, fresh = t0, True
@@ -179,8 +181,7 @@ def _chosen(
             error = _ratio(step, least=dt <= least)
             accept, factor, memory = controller.judge(error, order, memory)
             taken = abs(t1 - t)
-            if plan.record_steps:
-                log.attempts.append((t, t1 - t, error, accept))
+            log.note(t, t1 - t, error, accept, plan)
             if not accept:
                 stats.rejected += 1
                 dt = taken * factor
@@ -219,11 +220,25 @@ def _start(f: Callable[[float, Tensor], Tensor], y: Tensor, t0: float, plan: Pla
     return start.carry
 
 
-def _left(plan: Plan, controller: Controller) -> tuple[Any, Any]:
-    # What the solve before has left counts before what would be sought anew.
+def _begin(
+    f: Callable[[float, Tensor], Tensor],
+    y: Tensor,
+    span: tuple[float, float],
+    plan: Plan,
+    controller: Controller,
+) -> tuple[Carry, float, Any]:
+    """Return the carry, the first step's size and the controller's memory.
+
+    What the solve before has left counts before what would be sought anew.
+    """
+    carry = _start(f, y, span[0], plan)
     start: State | None = plan.start
     memory = controller.init() if start is None or start.memory is None else start.memory
-    return (plan.dt if start is None or start.dt is None else start.dt), memory
+    dt = plan.dt if start is None or start.dt is None else start.dt
+    if dt is None:
+        return carry, _first(f, y, span, carry, plan), memory
+    # A size that the clock cannot tell from nothing says nothing about the problem.
+    return carry, max(dt, _smallest(span[0], span[1] - span[0])), memory
 
 
 def _ratio(step: Step, *, least: bool) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ode_core.errors import ArgumentError
 from ode_core.events import Event, value_of
 from ode_core.loops.crossings import NODES, brackets, polished
 from ode_core.rows import where
@@ -99,6 +100,12 @@ class SampleWatch:
 
         values = torch.stack([g(torch.full_like(step.t0, theta)) for theta in NODES])
         values = torch.where(step.accepted, values, 1.0)
+        if bool(values.isnan().any()):
+            row = int(values.isnan().any(0).nonzero()[0])
+            raise ArgumentError(
+                f"an event's fn is NaN for sample {row} between t = {float(step.t0[row]):.6g} and "
+                f"{float(step.t1[row]):.6g}; it is a number all along"
+            )
         fresh = step.t0 == self._begin
         lows, highs = brackets(values, event.direction, fresh=fresh)
         if not len(lows):

@@ -79,6 +79,7 @@ def march_samples(
 def _attempt(f: Counted, part: Part, plan: Plan, log: SampleLog) -> tuple[Part, SampleStep]:
     fixed = isinstance(plan.controller, FixedSteps)
     controller: Any = plan.controller
+    order = getattr(plan.solver, "error_order", plan.solver.order)
     stop = part.stops.end.gather(1, part.stop[:, None])[:, 0]
     if fixed:
         # i * dt keeps rounding out of the nodes.
@@ -97,11 +98,8 @@ def _attempt(f: Counted, part: Part, plan: Plan, log: SampleLog) -> tuple[Part, 
         accept, factor, memory = live, None, None
         error = torch.full_like(t1, math.nan)
     else:
-        error = torch.zeros_like(t1) if made.error is None else _as_rows(made.error, t1)
-        least = getattr(controller, "dt_min", 0.0)
-        if least:
-            error = torch.where((dt <= least) & error.isfinite(), error.clamp(max=1.0), error)
-        accept, factor, memory = controller.judge(error, plan.solver.order, part.memory)
+        error = _ratios(made.error, dt, getattr(controller, "dt_min", 0.0))
+        accept, factor, memory = controller.judge(error, order, part.memory)
         accept = accept & live
         made = _without_refused(f, part, plan, made, t1, accept)
     if plan.record_steps:
@@ -138,9 +136,14 @@ def _attempt(f: Counted, part: Part, plan: Plan, log: SampleLog) -> tuple[Part, 
     return after, step
 
 
-def _as_rows(error: Any, t1: Tensor) -> Tensor:
-    error = torch.as_tensor(error, dtype=torch.float64, device=t1.device)
-    return torch.where(error.isnan(), math.inf, error).expand_as(t1)
+def _ratios(error: Any, dt: Tensor, least: float) -> Tensor:
+    if error is None:
+        return torch.zeros_like(dt)
+    error = torch.as_tensor(error, dtype=torch.float64, device=dt.device).expand_as(dt)
+    error = torch.where(error.isnan(), math.inf, error)
+    # The least step is taken whatever its error is, unless that is none at all.
+    allowed = (dt <= least) & error.isfinite()
+    return torch.where(allowed, error.clamp(max=1.0), error) if least else error
 
 
 def _without_refused(

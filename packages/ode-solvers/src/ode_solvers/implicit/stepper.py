@@ -70,6 +70,11 @@ class ImplicitRungeKutta:
         return self.tableau.b_error is not None
 
     @property
+    def error_order(self) -> int:
+        """The power of the step size with which the error estimate falls."""
+        return self.tableau.estimate_order
+
+    @property
     def error_estimate(self) -> str:
         """Which error estimate decides on the steps."""
         return self.tableau.error_estimate
