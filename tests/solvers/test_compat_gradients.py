@@ -224,7 +224,7 @@ def test_the_adjoints_norm_is_the_largest_of_its_parts(monkeypatch, x0, semi, ow
             parts += [rms(first), second.abs()]
             moved |= bool(first.any())
         assert value == pytest.approx(float(torch.stack([p.reshape(()) for p in parts]).max()),
-                                      abs=1e-6)  # fmt: skip
+                                      rel=1e-6, abs=1e-6)  # fmt: skip
     assert moved
 
 
