@@ -51,7 +51,7 @@ class Backward:
         callbacks = Callbacks(
             lambda state: self._parts(adjoint, state),
             self.call.time_dtype,
-            *callbacks_of(self.call.func, self.method, "_adjoint"),
+            *callbacks_of(self.call.func, "_adjoint"),
         )
         # The grid is made here, interval by interval.
         steps = {k: v for k, v in options.items() if k not in ("grid_constructor", "step_size")}

@@ -61,10 +61,6 @@ class Call:
         """The dtype in which callbacks get times."""
         return torch.promote_types(self.options.get("dtype", torch.float64), self.shape.dtype)
 
-    def callbacks(self) -> tuple[Callback | None, ...]:
-        """Return the callbacks of func, None where it has none or the method never calls it."""
-        return callbacks_of(self.func, self.method)
-
     def tolerance(self) -> Tolerance | None:
         """Return the tolerance where it is not what the core's own would be.
 
@@ -105,7 +101,7 @@ class Call:
 
     def settings(self) -> Settings:
         """Return what the core's solve takes beside f, y0, t and the tolerances."""
-        step, accept, reject = self.callbacks()
+        step, accept, reject = callbacks_of(self.func)
         callbacks = Callbacks(self.shape.unpack, self.time_dtype, step, accept, reject)
         return settings(
             self.method,
@@ -135,10 +131,6 @@ class Call:
             raise IntegrationError(str(error), error.solution) from error
 
 
-def callbacks_of(
-    func: Callable[..., Any], method: Method, suffix: str = ""
-) -> tuple[Callback | None, ...]:
-    """Return func's callbacks, in the order of NAMES, None where it has none or none is called."""
-    return tuple(
-        getattr(func, name + suffix, None) if name in method.callbacks else None for name in NAMES
-    )
+def callbacks_of(func: Callable[..., Any], suffix: str = "") -> tuple[Callback | None, ...]:
+    """Return func's callbacks, in the order of NAMES, None where it has none."""
+    return tuple(getattr(func, name + suffix, None) for name in NAMES)

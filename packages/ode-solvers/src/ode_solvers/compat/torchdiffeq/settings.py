@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,17 +57,17 @@ def _chosen(
     callbacks: Callbacks,
     tolerance: Tolerance | None,
 ) -> Settings:
-    numbers = ("safety", "ifactor", "dfactor", "min_step", "max_step")
-    bounds = {name: float(options[name]) for name in numbers if name in options}
+    names = {name: name for name in ("safety", "ifactor", "dfactor")}
+    names |= {"min_step": "dt_min", "max_step": "dt_max"}
+    numbers = {ours: float(options[name]) for name, ours in names.items() if name in options}
     attempt = Attempt()
-    control = StepControl(attempt, callbacks, method.scale, **bounds)
+    control = StepControl(attempt, callbacks, method.scale, **numbers)
     solver = method.create(options)
     if isinstance(tolerance, UserTolerance):
         solver = measurable(solver)
     jumps = _jumps(options)
-    bounded = control.min_step > 0.0 or control.max_step < math.inf
-    if tolerance is not None or bounded or callbacks.any:
-        solver = Stepper(solver, attempt, callbacks, control=control, tolerance=tolerance)
+    if tolerance is not None or callbacks.any:
+        solver = Stepper(solver, attempt, callbacks, tolerance=tolerance)
     first = options.get("first_step")
     # torchdiffeq counts the steps between two outputs.
     most = int(options.get("max_num_steps", MOST_STEPS)) * max(1, len(times) - 1)

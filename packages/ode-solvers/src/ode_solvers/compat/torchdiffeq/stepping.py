@@ -21,15 +21,11 @@ Callback = Callable[[Any, Any, Any], Any]
 
 @dataclass
 class Attempt:
-    """The step that is being tried; the controller, which sees errors only, judges by it.
-
-    `wanted` is the size it should have had, where that is out of bounds.
-    """
+    """The step that is being tried: the controller, which sees errors only, calls back with it."""
 
     t0: float = 0.0
     y0: Tensor = field(default_factory=lambda: torch.empty(0))
     size: float = 1.0
-    wanted: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,8 @@ class StepControl:
     """torchdiffeq's choice of step sizes, which forgets every step but the last.
 
     An accepted step never shrinks the next; a rejected one may leave it growing. `scale` is
-    torchdiffeq's error estimate as a fraction of the solver's. A step of `min_step` is accepted
-    whatever its error, unless it is not finite.
+    torchdiffeq's error estimate as a fraction of the solver's. The loop keeps steps within `dt_min`
+    and `dt_max`, and takes one of `dt_min` whatever its error, unless that is not finite.
     """
 
     attempt: Attempt
@@ -70,29 +66,23 @@ class StepControl:
     safety: float = 0.9
     ifactor: float = 10.0
     dfactor: float = 0.2
-    min_step: float = 0.0
-    max_step: float = math.inf
+    dt_min: float = 0.0
+    dt_max: float = math.inf
 
     def init(self) -> None:
         """Return no memory."""
 
     def judge(self, error: float, order: int, memory: None) -> tuple[bool, float, None]:
         """Return whether the step is accepted, and the factor on its size."""
-        attempt, error = self.attempt, error * self.scale
-        if attempt.wanted is not None:
-            return False, attempt.wanted / attempt.size, memory
-        finite = math.isfinite(error)
-        accept = error <= 1.0 or (finite and attempt.size <= self.min_step)
+        error *= self.scale
+        accept = error <= 1.0
         if error == 0.0:
             factor = self.ifactor
         else:
             least = 1.0 if error < 1.0 else self.dfactor
             factor = min(self.ifactor, max(self.safety / error ** (1.0 / order), least))
         callbacks = self.callbacks
-        callbacks.call(callbacks.accept if accept else callbacks.reject, attempt)
-        if finite:
-            size = min(max(attempt.size * factor, self.min_step), self.max_step)
-            factor = size / attempt.size
+        callbacks.call(callbacks.accept if accept else callbacks.reject, self.attempt)
         return accept, factor, memory
 
 
@@ -110,7 +100,6 @@ class Stepper:
         attempt: Attempt,
         callbacks: Callbacks,
         *,
-        control: StepControl | None = None,
         tolerance: Tolerance | None = None,
         perturb: float = 0.0,
         linear: bool = False,
@@ -118,9 +107,7 @@ class Stepper:
         self.solver = solver
         self._attempt = attempt
         self._callbacks = callbacks
-        self._control = control
         self._tolerance = tolerance
-        self._started = False
         self._perturb = perturb != 0.0
         self._direction = perturb
         # An instance attribute, so that a solver without an interpolant of its own has none here.
@@ -144,26 +131,10 @@ class Stepper:
         """Advance `y` from t0 to t1."""
         attempt = self._attempt
         attempt.t0, attempt.y0, attempt.size = t0, y, abs(t1 - t0)
-        attempt.wanted = self._within_bounds(attempt.size)
-        if attempt.wanted is not None:
-            return Step(y, math.inf, carry, None)
         self._callbacks.call(self._callbacks.step, attempt)
         f = self._inward(field, t0, t1, y)
         own = tolerance if tolerance is None or self._tolerance is None else self._tolerance
         return self.solver.step(f, t0, t1, y, carry, own)
-
-    def _within_bounds(self, size: float) -> float | None:
-        """Return the size that a step of the loop's own choice should have had.
-
-        It chooses the first step; any other is shorter than the smallest one only before a stop.
-        """
-        control, first = self._control, not self._started
-        self._started = True
-        if control is None:
-            return None
-        if size > control.max_step * (1.0 + 1e-9):
-            return control.max_step
-        return control.min_step if first and size < control.min_step else None
 
     def _inward(self, field: Any, t0: float, t1: float | None, y: Tensor) -> Any:
         return _Inward(field, t0, t1, y, self._direction) if self._perturb else field
