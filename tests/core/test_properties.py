@@ -56,7 +56,7 @@ def state(shape, dtype, seed):
 
 def damped(t, y):
     """Acts on every entry alone, is not linear and not autonomous."""
-    return torch.cos(3 * t) - y * (1.5 + torch.sin(t)) + 0.1 * torch.sin(y)
+    return torch.cos(3 * t) - y * (0.5 + torch.sin(t)) + y / (1 + (y * y.conj()).real)
 
 
 @properties
@@ -163,7 +163,7 @@ def test_rows_can_be_permuted(solver, batch, times, data):
     y0 = state((batch, 2), F64, batch)
     straight = solve(damped, y0, times, **options(solver)).ys
     shuffled = solve(damped, y0[list(order)], times, **options(solver)).ys
-    torch.testing.assert_close(shuffled, straight[:, list(order)], rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(shuffled, straight[:, list(order)], rtol=1e-9, atol=1e-10)
 
 
 @properties
