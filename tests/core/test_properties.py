@@ -21,14 +21,15 @@ TOLERANCE = {
     torch.complex128: 1e-6,
 }
 
+# A small number for each solver: hypothesis likes to stay with the one that it has drawn.
+every_solver = pytest.mark.parametrize("solver", ADAPTIVE + FIXED)
 properties = settings(
-    max_examples=50,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
-solvers = st.sampled_from(ADAPTIVE + FIXED)
 dtypes = st.sampled_from(list(TOLERANCE))
 shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 seeds = st.integers(0, 1000)
@@ -39,14 +40,16 @@ instants = st.integers(-32, 32).map(lambda n: n / 16)
 @st.composite
 def grids(draw, size=6):
     """Monotone times, equal ones among them, either way."""
-    times = sorted(draw(st.lists(instants, min_size=1, max_size=size)))
+    times = sorted(draw(st.lists(instants, min_size=draw(st.integers(1, 3)), max_size=size)))
     return times[::-1] if draw(st.booleans()) else times
 
 
 def options(solver, dtype=F64):
     if solver in FIXED:
         return {"solver": solver, "dt": 0.125}
-    return {"solver": solver, "rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
+    # Order 2 takes too many steps for a tight tolerance.
+    tolerance = max(TOLERANCE[dtype], 1e-3 if solver == "adaptive_heun" else 0.0)
+    return {"solver": solver, "rtol": tolerance, "atol": tolerance}
 
 
 def state(shape, dtype, seed):
@@ -59,8 +62,9 @@ def damped(t, y):
     return torch.cos(3 * t) - y * (0.5 + torch.sin(t)) + y / (1 + (y * y.conj()).real)
 
 
+@every_solver
 @properties
-@given(solvers, dtypes, shapes, grids(), seeds)
+@given(dtypes, shapes, grids(), seeds)
 def test_results_begin_with_y0_and_keep_its_shape_and_dtype(solver, dtype, shape, times, seed):
     y0 = state(shape, dtype, seed)
     solution = solve(damped, y0, times, **options(solver, dtype))
@@ -75,8 +79,9 @@ def test_results_begin_with_y0_and_keep_its_shape_and_dtype(solver, dtype, shape
             assert torch.equal(solution.ys[i], solution.ys[i - 1])
 
 
+@every_solver
 @properties
-@given(solvers, dtypes, grids(), st.floats(-3, 3), seeds)
+@given(dtypes, grids(), st.floats(-3, 3), seeds)
 def test_f_is_never_called_outside_the_interval(solver, dtype, times, shift, seed):
     # In the dtype that f sees; a shift by any float makes ends that it cannot hold exactly.
     times = [time + shift for time in times]
@@ -93,8 +98,9 @@ def test_f_is_never_called_outside_the_interval(solver, dtype, times, shift, see
         assert t.dtype == dtype.to_real()
 
 
+@every_solver
 @properties
-@given(solvers, dtypes, grids(), seeds)
+@given(dtypes, grids(), seeds)
 def test_backwards_is_forwards_in_mirrored_time(solver, dtype, times, seed):
     y0 = state((3,), dtype, seed)
     there = solve(damped, y0, times, **options(solver, dtype)).ys
@@ -106,8 +112,9 @@ def test_backwards_is_forwards_in_mirrored_time(solver, dtype, times, seed):
     assert torch.equal(there, back)
 
 
+@pytest.mark.parametrize("solver", FIXED)
 @properties
-@given(st.sampled_from(FIXED), st.integers(1, 15), seeds)
+@given(st.integers(1, 15), seeds)
 def test_a_fixed_step_solve_can_be_cut_at_any_node(solver, node, seed):
     y0, cut = state((2, 2), F64, seed), node / 8
     whole = solve(damped, y0, [0.0, cut, 2.0], solver=solver, dt=0.125).ys
@@ -117,8 +124,9 @@ def test_a_fixed_step_solve_can_be_cut_at_any_node(solver, node, seed):
     assert torch.equal(whole[2], second)
 
 
+@every_solver
 @properties
-@given(solvers, grids(8), st.data())
+@given(grids(8), st.data())
 def test_fewer_outputs_are_the_same_outputs(solver, times, data):
     """Steps do not depend on where output is wanted, so neither does what is put out."""
     chosen = data.draw(st.lists(st.booleans(), min_size=len(times), max_size=len(times)))
@@ -130,8 +138,9 @@ def test_fewer_outputs_are_the_same_outputs(solver, times, data):
     assert every.stats.accepted == some.stats.accepted
 
 
+@every_solver
 @properties
-@given(solvers, st.integers(-64, 64), grids(), seeds)
+@given(st.integers(-64, 64), grids(), seeds)
 def test_time_shifts_with_an_autonomous_field(solver, shift, times, seed):
     def f(t, y):
         return torch.sin(y) - y
@@ -142,8 +151,9 @@ def test_time_shifts_with_an_autonomous_field(solver, shift, times, seed):
     torch.testing.assert_close(here, later, rtol=1e-11, atol=1e-12)
 
 
+@every_solver
 @properties
-@given(solvers, st.integers(-20, 20), grids(), seeds)
+@given(st.integers(-20, 20), grids(), seeds)
 def test_a_linear_field_scales_to_the_bit(solver, exponent, times, seed):
     def f(t, y):
         return y * torch.cos(t) - 2 * y.flip(0)
@@ -156,8 +166,9 @@ def test_a_linear_field_scales_to_the_bit(solver, exponent, times, seed):
     assert torch.equal(solve(f, y0 * scale, times, **both).ys, small * scale)
 
 
+@every_solver
 @properties
-@given(solvers, st.integers(1, 9), grids(), st.data())
+@given(st.integers(1, 9), grids(), st.data())
 def test_rows_can_be_permuted(solver, batch, times, data):
     order = data.draw(st.permutations(range(batch)))
     y0 = state((batch, 2), F64, batch)
@@ -166,8 +177,9 @@ def test_rows_can_be_permuted(solver, batch, times, data):
     torch.testing.assert_close(shuffled, straight[:, list(order)], rtol=1e-9, atol=1e-10)
 
 
+@every_solver
 @properties
-@given(solvers, st.tuples(st.integers(1, 3), st.integers(1, 3)), grids(), seeds)
+@given(st.tuples(st.integers(1, 3), st.integers(1, 3)), grids(), seeds)
 def test_a_structured_state_is_its_flat_one(solver, sizes, times, seed):
     first, second = sizes
     flat = state((first + second,), F64, seed)
@@ -189,8 +201,9 @@ def test_times_that_turn_round_are_refused(times):
         solve(damped, torch.ones(1), times)
 
 
+@pytest.mark.parametrize("solver", ADAPTIVE[1:])
 @properties
-@given(st.sampled_from(ADAPTIVE[1:]), grids(), seeds, st.integers(5, 8))
+@given(grids(), seeds, st.integers(5, 8))
 def test_errors_follow_the_tolerance_at_every_output(solver, times, seed, digits):
     def f(t, y):
         # Neither way in time does this spread neighbours far apart.
