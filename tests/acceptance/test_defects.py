@@ -112,7 +112,6 @@ def test_an_output_costs_the_adjoint_one_step_at_most():
         y0 = ONE.clone().requires_grad_()
         times = torch.linspace(0, 5, outputs, dtype=F64)
         solution = solve(decay, y0, times, gradient="adjoint", rtol=1e-6, atol=1e-6)
-        assert solution.stats.f_calls < 100
         solution.ys[1:].sum().backward()
         assert y0.grad.item() == pytest.approx(times[1:].neg().exp().sum().item(), rel=1e-3)
         costs[outputs] = solution.stats.backward_f_calls

@@ -148,7 +148,9 @@ def test_time_shifts_with_an_autonomous_field(solver, shift, times, seed):
     y0 = state((4,), F64, seed)
     here = solve(f, y0, times, **options(solver)).ys
     later = solve(f, y0, [time + shift for time in times], **options(solver)).ys
-    torch.testing.assert_close(here, later, rtol=1e-11, atol=1e-12)
+    # Times round differently there, and with them the choice of steps.
+    slack = 1e-12 if solver in FIXED else 1e-8
+    torch.testing.assert_close(here, later, rtol=slack, atol=slack)
 
 
 @every_solver
