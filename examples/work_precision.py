@@ -16,8 +16,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 # Told apart by people who see colours differently (Okabe and Ito 2008), then by markers.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
-MARKERS = "osD^v<>P"
+COLOURS = [
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+    "#7a5195",
+    "#8c510a",
+    "#7f7f7f",
+    "#66a61e",
+    "#b2182b",
+]
+MARKERS = "osD^v<>PhXpd"
 
 
 def draw(lines):
@@ -28,7 +41,7 @@ def draw(lines):
         points = [cell for cell in found.values() if cell]
         if points:
             calls, means, _ = zip(*points, strict=True)
-            style = {"color": COLOURS[number % 8], "marker": MARKERS[(number + number // 8) % 8]}
+            style = {"color": COLOURS[number % 12], "marker": MARKERS[(number + number // 12) % 12]}
             axes.plot(means, calls, ms=5, lw=1.6, label=solver, **style)
     axes.set(
         xscale="log",
