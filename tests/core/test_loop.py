@@ -169,7 +169,7 @@ def test_evaluation_counts_are_the_calls_of_f():
 
 
 def test_the_controllers_formulae():
-    controller = PIDController()
+    controller = PIDController(pcoeff=0.0, icoeff=1.0)
     accept, factor, memory = controller.judge(2.0**-5, 5, controller.init())
     assert accept
     assert factor == pytest.approx(0.9 * 2)
@@ -195,7 +195,7 @@ def test_the_pid_controller_remembers_two_errors():
 def test_every_controller_setting_changes_the_steps(pcoeff):
     def steps(**settings):
         y0 = torch.ones(1, dtype=F64)
-        controller = PIDController(pcoeff=pcoeff, **settings)
+        controller = PIDController(pcoeff, **({"icoeff": 1.0} | settings))
         return solve(
             lambda t, y: y * (5 * t).cos() * 5, y0, [0.0, 9.0], controller=controller
         ).stats.accepted

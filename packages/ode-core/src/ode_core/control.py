@@ -74,16 +74,17 @@ class PIDController:
 
     With error ratios e, e', e'' and the method's order p, the factor is
     `safety * e^-b1 * e'^-b2 * e''^-b3`, where b1 = (P + I + D)/p, b2 = -(P + 2D)/p and b3 = D/p,
-    kept within `factor_min` and `factor_max`. The default is the integral controller; after a
-    rejected step the next one does not grow. Steps stay within `dt_min` and `dt_max`, in units of
-    time: a step of size `dt_min` is taken whatever its error, unless it is not finite.
+    kept within `factor_min` and `factor_max`. The default is that of Hairer's dopri5, whose beta is
+    P/p = 0.04; `pcoeff=0, icoeff=1` is the integral controller. After a rejected step the next one
+    does not grow. Steps stay within `dt_min` and `dt_max`, in units of time: a step of size
+    `dt_min` is taken whatever its error, unless it is not finite.
 
     Source: Söderlind, Digital filters in adaptive time-stepping, ACM TOMS 29 (2003), eq. 31;
-    Hairer, Nørsett, Wanner I, eq. II.4.13 for safety and bounds.
+    Hairer, Nørsett, Wanner I, eq. II.4.13 for safety and bounds; II, section IV.2 for the default.
     """
 
-    pcoeff: float = 0.0
-    icoeff: float = 1.0
+    pcoeff: float = 0.2
+    icoeff: float = 0.65
     dcoeff: float = 0.0
     safety: float = 0.9
     factor_min: float = 0.2
@@ -129,7 +130,7 @@ class PIDController:
         if rejected:
             factor = min(factor, 1.0)
         # An error of zero says nothing about the next one, and has no power.
-        return True, factor, (max(error, 1e-10), before, False)
+        return True, factor, (max(error, 1e-4), before, False)
 
     def _judge_rows(
         self, error: Tensor, order: int, memory: PIDMemory
@@ -143,7 +144,7 @@ class PIDController:
         factor = factor.clamp(self.factor_min, self.factor_max)
         factor = torch.where(accept, factor, factor.clamp(max=self.safety))
         factor = torch.where(accept & rejected, factor.clamp(max=1.0), factor)
-        kept = torch.where(accept, error.clamp(min=1e-10), before)
+        kept = torch.where(accept, error.clamp(min=1e-4), before)
         return accept, factor, (kept, torch.where(accept, before, earlier), ~accept)
 
     def _wanted(self, error: Any, before: Any, earlier: Any, order: int) -> Any:
