@@ -70,6 +70,8 @@ class Solver(Protocol):
     - `diagnose(before, step) -> Any`, what it notices about the problem from an accepted step and
       what it had noticed before (None at first): None, or an object whose `sentence` is for the
       user, empty where there is nothing to say;
+    - `active(carry) -> str`, the name of the method in charge, where a solver has several: changes
+      are listed in `solution.switches`;
     - `error_order`, the power of the step size with which its error estimate falls, which step-size
       control goes by; otherwise `order`;
     - `error_estimate`, a few words that say which estimate its error is;

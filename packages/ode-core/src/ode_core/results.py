@@ -41,6 +41,7 @@ def result(
         undifferentiable=_undifferentiable(method, whole.ys),
         start=problem.y0,
         hint=whole.hint,
+        switches=whole.switches,
     )
     if whole.status.failed:
         stats = problem.stats

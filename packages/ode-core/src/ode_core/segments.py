@@ -18,7 +18,7 @@ from ode_core.events import Occurrence, attached, later
 from ode_core.loops.quadrature import running
 from ode_core.problem import Problem, widened
 from ode_core.protocols import GradientMethod, Plan
-from ode_core.solution import End, Piece, State, Status, Trajectory
+from ode_core.solution import End, Piece, State, Status, Switch, Trajectory
 from ode_core.timegrad import move_outputs, move_start
 
 
@@ -33,6 +33,7 @@ class Whole:
     events: list[Occurrence] = field(default_factory=list)
     integrals: Tensor | None = None
     hint: str = ""
+    switches: tuple[Switch, ...] = ()
     attempts: list[tuple[float, float, float, bool]] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
 
@@ -51,6 +52,7 @@ def solve_pieces(problem: Problem, plan: Plan, method: GradientMethod) -> Whole:
         whole.pieces += trajectory.pieces
         whole.status, whole.stopped_at = trajectory.status, trajectory.stopped_at
         whole.hint = trajectory.hint or whole.hint
+        whole.switches += trajectory.switches
         if problem.given.integrand is not None:
             parts = _integrals(rest, trajectory, carried)
             integrals, carried = integrals + parts[:-1], parts[-1]
@@ -86,7 +88,7 @@ def solve_pieces(problem: Problem, plan: Plan, method: GradientMethod) -> Whole:
 def _plain(problem: Problem, whole: Whole, trajectory: Trajectory) -> Whole:
     """Return the whole of a solve in one piece, whose rows are the times that were asked for."""
     whole.attempts, whole.pieces = trajectory.attempts, trajectory.pieces
-    whole.hint = trajectory.hint
+    whole.hint, whole.switches = trajectory.hint, trajectory.switches
     if not whole.status.failed:
         whole.state = _state(whole, problem, trajectory)
     whole.ys = _padded(whole.ys, len(problem.times) - len(whole.ys))

@@ -86,6 +86,13 @@ class Piece:
     at: Interpolant
 
 
+class Switch(NamedTuple):
+    """Where a solver of several methods changed over, and to which one."""
+
+    t: float
+    method: str
+
+
 class Node(NamedTuple):
     """A point of the quadrature of an integrand: the row of its state, the output up to which it
     counts first, and its weight."""
@@ -116,6 +123,7 @@ class Trajectory:
     nodes: tuple[Node, ...] = ()
     end: End | None = None
     hint: str = ""
+    switches: tuple[Switch, ...] = ()
 
 
 class End(NamedTuple):
@@ -168,7 +176,7 @@ class Solution:
     the event that ended the solve, `events` all that occurred, in order. `integrals` are those of
     the integrand from the start to every time, `[T, ...]`. `state` starts the next solve where
     this one ended; None after a failure. `hint` is what the solver noticed, such as that the
-    problem looks stiff.
+    problem looks stiff, `switches` where a solver of several methods changed over.
     """
 
     ts: Tensor
@@ -186,6 +194,7 @@ class Solution:
     undifferentiable: str = ""
     start: Tensor | None = None
     hint: str = ""
+    switches: tuple[Switch, ...] = ()
 
     def interpolate(self, t: float | Tensor | Sequence[float]) -> Any:
         """Return the solution at times within the solve: `[...]` at a number, `[n, ...]` at `[n]`.

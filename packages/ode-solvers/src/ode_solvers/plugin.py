@@ -73,6 +73,13 @@ def ode_solvers() -> Iterator[SolverRecord]:
             per_sample=True,
             takes_pairs=name == "velocity_verlet",
         )
+    yield SolverRecord(
+        "auto",
+        "ode_solvers.auto:auto",
+        "dopri5 where that does, kvaerno5 where stability limits its steps",
+        order=5,
+        adaptive=True,
+    )
     for name, summary in _ADAMS:
         target = f"ode_solvers.multistep.adams:{name}"
         yield SolverRecord(name, target, summary, order=5, adaptive=True, per_sample=True)

@@ -16,7 +16,7 @@ from ode_core.loops.quadrature import GAUSS
 from ode_core.loops.sample_outputs import SampleTrajectory, forward_samples
 from ode_core.problem import neighbours
 from ode_core.samples import SampleProblem
-from ode_core.solution import End, Node, Piece, Status, Trajectory
+from ode_core.solution import End, Node, Piece, Status, Switch, Trajectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +111,7 @@ def forward(
         tuple(rows.nodes),
         End(log.dt, log.carry, log.memory),
         "" if log.diagnosis is None else log.diagnosis.sentence,
+        tuple(rows.switches),
     )
 
 
@@ -134,6 +135,8 @@ class _Rows:
         self._within: list[int] = []
         self._seen: list[Seen] = []
         self._shortened = 0
+        self.switches: list[Switch] = []
+        self._active: Callable[[Any], str] | None = getattr(plan.solver, "active", None)
 
     def look(self, f: Callable[[Any, Tensor], Tensor], accepted: Accepted) -> Again | None:
         """Prepare for a step; ask for a shorter one where its error may hide an event."""
@@ -157,6 +160,10 @@ class _Rows:
     def take(self, accepted: Accepted) -> list[int]:
         """Take what lies in an accepted step; return the indices of the new states."""
         problem, plan, at, within = self._problem, self._plan, self._at, self._within
+        if self._active is not None:
+            now = self._active(accepted.step.carry)
+            if now != self._active(accepted.carry):
+                self.switches.append(Switch(accepted.t1, now))
         if plan.dense and at is not None:
             self.pieces.append(Piece(accepted.t0, accepted.t1, accepted.until, at))
         before = len(self.states)
