@@ -1,4 +1,4 @@
-"""A solver that takes explicit steps where they do and implicit ones where stability asks for them."""
+"""A solver of two methods: explicit steps where they do, implicit ones where stability asks."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ class Taken(NamedTuple):
 class Auto:
     """A stepper that switches between an explicit and an implicit method.
 
-    It starts with the explicit one. That hands over when five of its steps, with no three easy ones
-    in a row between, ran along its boundary of stability, which its last two stages tell; it takes
+    It starts with the explicit one. That hands over when five of its steps, and as many more as a
+    Jacobian costs, ran along its boundary of stability with no three easy ones in a row between,
+    which its last two stages tell; it takes
     over again after four steps that lie well within that boundary by a norm of the Jacobian. With
     given steps it stays with the method in charge. `solution.switches` lists the changes.
 
@@ -127,7 +128,9 @@ class Auto:
             made = self.nonstiff.step(field, t0, t1, y, (carry.slope,), tolerance)
             counts = carry.counts
             if switchable and made.error is not None and made.error <= 1.0:
-                counts = self._judged(counts, self.stages.quotient(made.dense) > self.stages.limit)
+                stiff = self.stages.quotient(made.dense) > self.stages.limit
+                # A Jacobian costs as much as so many steps.
+                counts = _judged(counts, stiff, _STIFF + y.numel() // 6, _EASY)
             held = Held(made.carry[0], carry.blank, carry.blank, counts)
             return Step(made.y, made.error, held, Taken(False, made.dense))
         given = carry.implicit._replace(slopes=(carry.slope,))
@@ -136,7 +139,7 @@ class Auto:
         counts = carry.counts
         if switchable and made.error is not None and made.error <= 1.0:
             reach = abs(t1 - t0) * _norm(after)
-            counts = self._judged(counts, reach < _WITHIN * self.stages.limit)
+            counts = _judged(counts, reach < _WITHIN * self.stages.limit, _CALM, 1)
         held = Held(after.slopes[0], carry.blank, after, counts)
         retry = None if made.retry is None else carry._replace(implicit=made.retry)
         return Step(made.y, made.error, held, Taken(True, made.dense), retry)
@@ -149,19 +152,21 @@ class Auto:
         method = self.stiff if taken.implicit else self.nonstiff
         return method.interpolant(field, t0, t1, y0, step._replace(dense=taken.slopes))
 
-    def _judged(self, counts: Tensor, other: bool) -> Tensor:
-        """Return the counts after one more accepted step that speaks for the other method or not."""
-        method, speaking, silent = counts.tolist()
-        needed = _STIFF if method == _EXPLICIT else _CALM
-        patience = _EASY if method == _EXPLICIT else 1
-        if other:
-            speaking, silent = speaking + 1, 0.0
-        else:
-            silent += 1
-            speaking = 0.0 if silent >= patience else speaking
-        if speaking >= needed:
-            method, speaking, silent = 1.0 - method, 0.0, 0.0
-        return torch.tensor([method, speaking, silent], dtype=torch.float64)
+
+def _judged(counts: Tensor, other: bool, needed: int, patience: int) -> Tensor:
+    """Return the counts after one more accepted step, which speaks for the other method or not.
+
+    That takes charge after `needed` steps that do, unless `patience` in a row do not.
+    """
+    method, speaking, silent = counts.tolist()
+    if other:
+        speaking, silent = speaking + 1, 0.0
+    else:
+        silent += 1
+        speaking = 0.0 if silent >= patience else speaking
+    if speaking >= needed:
+        method, speaking, silent = 1.0 - method, 0.0, 0.0
+    return torch.tensor([method, speaking, silent], dtype=torch.float64)
 
 
 def auto(nonstiff: RungeKutta | None = None, stiff: ImplicitRungeKutta | None = None) -> Auto:

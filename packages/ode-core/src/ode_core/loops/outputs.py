@@ -136,6 +136,7 @@ class _Rows:
         self._seen: list[Seen] = []
         self._shortened = 0
         self.switches: list[Switch] = []
+        self._method = ""
         self._active: Callable[[Any], str] | None = getattr(plan.solver, "active", None)
 
     def look(self, f: Callable[[Any, Tensor], Tensor], accepted: Accepted) -> Again | None:
@@ -161,9 +162,12 @@ class _Rows:
         """Take what lies in an accepted step; return the indices of the new states."""
         problem, plan, at, within = self._problem, self._plan, self._at, self._within
         if self._active is not None:
-            now = self._active(accepted.step.carry)
-            if now != self._active(accepted.carry):
-                self.switches.append(Switch(accepted.t1, now))
+            # At a jump the solver starts anew, and may change over, too.
+            for t, carry in ((accepted.t0, accepted.carry), (accepted.t1, accepted.step.carry)):
+                method = self._active(carry)
+                if self._method not in ("", method):
+                    self.switches.append(Switch(t, method))
+                self._method = method
         if plan.dense and at is not None:
             self.pieces.append(Piece(accepted.t0, accepted.t1, accepted.until, at))
         before = len(self.states)
