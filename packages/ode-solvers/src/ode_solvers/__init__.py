@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ode_solvers.explicit import RungeKutta
     from ode_solvers.gradients.adjoint import Adjoint
     from ode_solvers.gradients.checkpoint import Checkpoint
+    from ode_solvers.gradients.symplectic import Symplectic
     from ode_solvers.tableau import Dense, Tableau
 
 _EXPORTS = {
@@ -22,6 +23,7 @@ _EXPORTS = {
     "Adjoint": "ode_solvers.gradients.adjoint",
     "Checkpoint": "ode_solvers.gradients.checkpoint",
     "Dense": "ode_solvers.tableau",
+    "Symplectic": "ode_solvers.gradients.symplectic",
     "Tableau": "ode_solvers.tableau",
 }
 
@@ -31,6 +33,7 @@ __all__ = [
     "Dense",
     "Direct",
     "RungeKutta",
+    "Symplectic",
     "Tableau",
     "solve",
 ]
