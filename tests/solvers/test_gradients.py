@@ -253,7 +253,7 @@ def test_weights_changed_between_the_passes_are_noticed(gradient):
         ys.sum().backward()
 
 
-@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
+@pytest.mark.parametrize("gradient", ["symplectic", "adjoint"])
 def test_second_derivatives_are_refused_by_name(gradient):
     y0 = torch.ones(2, dtype=F64, requires_grad=True)
     ys = solve(lotka_volterra, y0, [0.0, 1.0], gradient=gradient).ys

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ode_core.errors import UnsupportedError
 
@@ -15,35 +17,114 @@ Pull = Callable[
 ]
 """`pull(grad_ys, ys, y0, tensors) -> (grad_y0, gradients of tensors)`: a method's backward pass."""
 
+Gradients = tuple[Tensor | None, Sequence[Tensor | None]]
+"""The gradients of y0 and of the other tensors."""
+
+
+class Backward(Protocol):
+    """A backward pass for several outputs, of which it needs the gradients alone.
+
+    One that also has `twice`, with the same signature, offers second derivatives: what it returns
+    has a graph back to everything that it was given.
+    """
+
+    def __call__(
+        self, grads: tuple[Tensor, ...], y0: Tensor, tensors: tuple[Tensor, ...]
+    ) -> Gradients:
+        """Return the gradients of `y0` and `tensors` from those of the outputs."""
+
+
+def refuse_transforms(name: str, y0: Tensor) -> None:
+    """Raise UnsupportedError, which names the method, for what only a recorded graph can do."""
+    dual = not torch._C._functorch.is_functorch_wrapped_tensor(y0) and (
+        forward_ad._current_level >= 0 and forward_ad.unpack_dual(y0).tangent is not None
+    )
+    if dual or torch._C._functorch.peek_interpreter_stack() is not None:
+        raise UnsupportedError(
+            f"gradient={name!r} has no forward derivatives and does not go through the transforms "
+            "of torch.func; take gradient='direct'"
+        )
+
 
 def attach(name: str, pull: Pull, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
     """Return `ys`, `[T, ...]`, with a gradient to `y0` and `tensors` that `pull` computes.
 
     A second derivative raises UnsupportedError, which names the method.
     """
-    if not torch.is_grad_enabled() or not any(x.requires_grad for x in (y0, *tensors)):
+    if not differentiable(y0, tensors):
         return ys
-    attached: Tensor = _Attached.apply(name, pull, ys, y0, *tensors)
+    # The caller may write into what it gets, the method still needs what was there.
+    (attached,) = attach_all(name, _One(pull, ys), (ys.clone(),), y0, tensors)
+    return attached
+
+
+def differentiable(y0: Tensor, tensors: tuple[Tensor, ...]) -> bool:
+    """Return whether there is anything to attach a gradient to."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in (y0, *tensors))
+
+
+@dataclass(frozen=True, eq=False)
+class _One:
+    """The backward pass of a method that has one output and needs its values."""
+
+    pull: Pull
+    ys: Tensor
+
+    def __call__(
+        self, grads: tuple[Tensor, ...], y0: Tensor, tensors: tuple[Tensor, ...]
+    ) -> Gradients:
+        return self.pull(grads[0], self.ys, y0, tensors)
+
+
+def attach_all(
+    name: str,
+    backward: Backward,
+    outputs: tuple[Tensor, ...],
+    y0: Tensor,
+    tensors: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    """Return the outputs with a gradient to `y0` and `tensors` that `backward` computes.
+
+    They are given up to the caller, who may write into them. A second derivative raises
+    UnsupportedError, which names the method, unless `backward` offers one.
+    """
+    if not differentiable(y0, tensors):
+        return outputs
+    attached: tuple[Tensor, ...] = _Attached.apply(
+        name, backward, len(outputs), *outputs, y0, *tensors
+    )
     return attached
 
 
 class _Attached(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, name: str, pull: Pull, ys: Tensor, y0: Tensor, *tensors: Tensor
-    ) -> Tensor:
-        ctx.name, ctx.pull = name, pull
+        ctx: Any, name: str, backward: Backward, count: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.name, ctx.pull, ctx.count = name, backward, count
         # Saved tensors know when they were changed in place between the two passes.
-        ctx.save_for_backward(ys, y0, *tensors)
-        return ys.view_as(ys)
+        ctx.save_for_backward(*tensors[count:])
+        # Handed on rather than viewed: a view made in here could not be written into.
+        ctx.mark_dirty(*tensors[:count])
+        return tensors[:count]
 
     @staticmethod
-    def backward(ctx: Any, grad_ys: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        pull = ctx.pull
         if torch.is_grad_enabled():
-            raise UnsupportedError(
-                f"gradient={ctx.name!r} offers no second derivatives (create_graph=True); "
-                "take gradient='direct'"
-            )
-        ys, y0, *tensors = ctx.saved_tensors
-        grad_y0, grads = ctx.pull(grad_ys, ys, y0, tuple(tensors))
-        return None, None, None, grad_y0, *grads
+            pull = getattr(pull, "twice", None)
+            if pull is None:
+                raise UnsupportedError(
+                    f"gradient={ctx.name!r} offers no second derivatives (create_graph=True); "
+                    "take gradient='direct'"
+                )
+        y0, *tensors = ctx.saved_tensors
+        grad_y0, found = pull(grads, y0, tuple(tensors))
+        return (None,) * (3 + ctx.count) + (grad_y0, *found)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        del tangents
+        raise UnsupportedError(
+            f"gradient={ctx.name!r} has no forward derivatives; take gradient='direct'"
+        )

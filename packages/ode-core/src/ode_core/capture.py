@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,12 +19,13 @@ class Capture(TorchFunctionMode):
     """Notes every tensor that requires a gradient and goes into a torch function.
 
     Used around calls of f with gradients off and a state that requires none, so that whatever
-    requires one came from outside: parameters, arguments, tensors that f closes over.
+    requires one came from outside: parameters, arguments, tensors that f closes over. What f makes
+    itself, under enable_grad, is not kept alive, and is gone when the tensors are asked for.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._found: dict[int, Tensor] = {}
+        self._found: dict[int, weakref.ref[Tensor]] = {}
         # Nodes made from now on belong to graphs that f itself makes, under enable_grad.
         probe = torch.zeros((), requires_grad=True)
         with torch.enable_grad():
@@ -39,19 +41,24 @@ class Capture(TorchFunctionMode):
     ) -> Any:
         """Note what goes in, then do what was asked for."""
         del types
-        self._note(args)
+        self._look(args)
         if kwargs:
-            self._note(kwargs.values())
+            self._look(kwargs.values())
             return func(*args, **kwargs)
         return func(*args)
 
-    def _note(self, values: Iterable[Any]) -> None:
+    def _look(self, values: Iterable[Any]) -> None:
         for value in values:
             if isinstance(value, Tensor):
-                if value.requires_grad and id(value) not in self._found and self._older(value):
-                    self._found[id(value)] = value
+                if value.requires_grad:
+                    self._note(value)
             elif isinstance(value, list | tuple):
-                self._note(value)
+                self._look(value)
+
+    def _note(self, tensor: Tensor) -> None:
+        known = self._found.get(id(tensor))
+        if (known is None or known() is not tensor) and self._older(tensor):
+            self._found[id(tensor)] = weakref.ref(tensor)
 
     def _older(self, tensor: Tensor) -> bool:
         node = tensor.grad_fn
@@ -61,19 +68,19 @@ class Capture(TorchFunctionMode):
         """Note tensors known to take part."""
         for tensor in tensors:
             if tensor.requires_grad:
-                self._found.setdefault(id(tensor), tensor)
+                self._note(tensor)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors found, in the order in which they took part."""
-        return tuple(self._found.values())
+        alive = (known() for known in self._found.values())
+        return tuple(tensor for tensor in alive if tensor is not None)
 
 
 class Watched:
     """A field for a solve without gradients that learns which tensors would get them.
 
-    A module's parameters are known, so watching its first call is enough for what it closes over;
-    any other f is watched at every call, because a tensor may take part only later.
+    Every call is watched, because a tensor may take part only later.
     """
 
     def __init__(self, field: Field) -> None:
@@ -81,16 +88,11 @@ class Watched:
         self._capture = Capture()
         owner = getattr(field.f, "__self__", field.f)
         self._module = owner if isinstance(owner, nn.Module) else None
-        self._watching = True
 
-    def __call__(self, t: float, y: Tensor) -> Tensor:
+    def __call__(self, t: Any, y: Tensor) -> Tensor:
         """Return what the field returns."""
-        if not self._watching:
-            return self._field(t, y)
         with self._capture:
-            out = self._field(t, y)
-        self._watching = self._module is None
-        return out
+            return self._field(t, y)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ode_core.draws import Draws
 from ode_core.errors import ArgumentError
 from ode_core.layout import Layout
 
@@ -31,6 +32,7 @@ class Field:
         self._device = y0.device
         # A 16-bit state travels in 32 bits: steps would otherwise be lost in its rounding.
         self._packed = y0.dtype
+        self._draws: Draws | None = Draws(y0.device)
         self._last: Tensor | None = None
         self._last_version = 0
 
@@ -53,7 +55,13 @@ class Field:
     def plain(self, t: float | Tensor, y: Tensor) -> Tensor:
         """Return what `__call__` does, uncounted and without the checks on writing."""
         layout = self.layout
-        out = self.f(self.time(t), layout.unpack(self.seen(y)), *self.args)
+        time, state = self.time(t), layout.unpack(self.seen(y))
+        if self._draws is None:
+            out = self.f(time, state, *self.args)
+        else:
+            out = self._draws(self.f, time, state, *self.args)
+            if self._draws.random is False:
+                self._draws = None
         if layout.spec is not None or type(out) is not Tensor or out.shape != y.shape:
             out = layout.pack(out, "what f returns")
             if out.shape != y.shape:
@@ -73,6 +81,11 @@ class Field:
     def seen(self, y: Tensor) -> Tensor:
         """Return a packed state in the dtype in which f gets it."""
         return y if self._packed == self._dtype else y.to(self._dtype)
+
+    @property
+    def draws(self) -> bool:
+        """Whether f is known to draw random numbers, which are then the same in every call."""
+        return self._draws is not None
 
     def forget(self) -> None:
         """Let go of the last slope, so that a kept field does not keep a graph."""

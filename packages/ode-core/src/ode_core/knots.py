@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +14,23 @@ from torch import Tensor, nn
 from ode_core.errors import ArgumentError
 from ode_core.inputs import Control
 
+Kind = TypeVar("Kind")
 _PLAIN = (Tensor, str, bytes, int, float, complex, bool, type, type(None), ModuleType)
 
 
 def controls_in(f: Callable[..., Any], args: tuple[Any, ...] = ()) -> list[Control]:
-    """Return the inputs that `f` may use, each once.
+    """Return the inputs that `f` may use, each once, found as `found_in` does."""
+    return found_in(Control, f, args)
+
+
+def found_in(kind: type[Kind], f: Callable[..., Any], args: tuple[Any, ...] = ()) -> list[Kind]:
+    """Return the objects of a kind that `f` may use, each once.
 
     Looked through are `args`, and of `f`: closure cells, defaults, globals that its code names,
     what a partial holds, a module's submodules, and attributes; likewise functions, modules and
     containers of up to 256 entries found there, and objects found there to a depth of two.
     """
-    found: list[Control] = []
+    found: list[Kind] = []
     # What is being looked at is kept, so that no id is used twice.
     seen: dict[int, Any] = {}
     waiting: list[tuple[Any, int]] = [(f, 0), *((arg, 0) for arg in args)]
@@ -33,7 +39,7 @@ def controls_in(f: Callable[..., Any], args: tuple[Any, ...] = ()) -> list[Contr
         if isinstance(x, _PLAIN) or id(x) in seen:
             continue
         seen[id(x)] = x
-        if isinstance(x, Control):
+        if isinstance(x, kind):
             found.append(x)
         else:
             waiting += _held_by(x, depth)

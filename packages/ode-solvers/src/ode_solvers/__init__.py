@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ode_solvers.explicit import RungeKutta
     from ode_solvers.gradients.adjoint import Adjoint
     from ode_solvers.gradients.checkpoint import Checkpoint
+    from ode_solvers.gradients.symplectic import Symplectic
     from ode_solvers.implicit.linear import LU, Krylov
     from ode_solvers.implicit.stepper import ImplicitRungeKutta
     from ode_solvers.implicit.table import ImplicitTableau
@@ -29,6 +30,7 @@ _EXPORTS = {
     "Krylov": "ode_solvers.implicit.linear",
     "LU": "ode_solvers.implicit.linear",
     "Dense": "ode_solvers.tableau",
+    "Symplectic": "ode_solvers.gradients.symplectic",
     "Tableau": "ode_solvers.tableau",
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "ImplicitTableau",
     "Krylov",
     "RungeKutta",
+    "Symplectic",
     "Tableau",
     "solve",
 ]

@@ -129,3 +129,9 @@ def ode_gradients() -> Iterator[GradientRecord]:
         "accepted states kept, each step replayed in the backward pass",
         exact=True,
     )
+    yield GradientRecord(
+        "symplectic",
+        "ode_solvers.gradients.symplectic:Symplectic",
+        "accepted states kept, each step replayed with one evaluation's graph at a time",
+        exact=True,
+    )

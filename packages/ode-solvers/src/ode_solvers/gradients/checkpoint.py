@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils import _pytree as pytree
 
-from ode_core import UnsupportedError
-from ode_core.attach import attach
-from ode_core.capture import Watched
-from ode_core.interpolation import interpolant
-from ode_core.loops.march import Accepted
-from ode_core.loops.outputs import forward, state_at
+from ode_core import ArgumentError
+from ode_core.replay import twin
+from ode_solvers.gradients.rewind import (
+    Rewind,
+    leaves_of,
+    refuse_outside_of_torch,
+    solve_recorded,
+    with_leaves,
+)
+from ode_solvers.gradients.tape import Budget
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
-    from ode_core import Plan, Step
+    from ode_core import Plan
+    from ode_core.attach import Gradients
     from ode_core.problem import Problem
-    from ode_core.protocols import Carry, Solver
+    from ode_core.protocols import VectorField
     from ode_core.solution import Trajectory
-
-    Gradients = list[Tensor | None]
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What is kept of an accepted step: times, the states at both ends, outputs within it.
-
-    `carry` is None where the solver's `init` makes it from the state.
-
-    `ends` are t0, t1 and the time up to which the step answers. The state at the end is the next
-    step's first, so it is one tensor a step.
-    """
-
-    ends: tuple[float, float, float]
-    states: tuple[Tensor, Tensor]
-    carry: Carry
-    outputs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,136 +34,78 @@ class Checkpoint:
 
     The forward solve records no graph; the backward pass replays each accepted step, latest first,
     without the search for its size. A solver that cannot be started from a state alone has its
-    carry stored, and differentiated, too. Memory: one state a step and one step's graph; work: one
-    more forward solve.
+    carry stored, and differentiated, too. Memory: one state and 8 bytes a step, and one step's
+    graph; work: one more forward solve.
 
-    Source: Zhuang et al., Adaptive checkpoint adjoint, ICML 2020.
+    `states`, or `bytes`, limits what is stored at any time, in either pass, to so many states. The
+    states in between are then made again, in the order that costs least: with s states, steps are
+    repeated at most r times where (s + r)! / (s! r!) is at least the number of steps.
+
+    A second derivative replays the whole solve with a graph: it takes the memory of `direct`.
+
+    Source: Zhuang et al., Adaptive checkpoint adjoint, ICML 2020; Griewank and Walther, Algorithm
+    799: revolve, ACM TOMS 26 (2000).
     """
 
+    states: int | None = None
+    bytes: int | None = None
     name: str = "checkpoint"
     exact: bool = True
+
+    def __post_init__(self) -> None:
+        if self.states is not None and self.bytes is not None:
+            raise ArgumentError("Checkpoint takes states=... or bytes=...; got both")
+        given = self.bytes if self.states is None else self.states
+        if given is not None and given < 1:
+            raise ArgumentError(
+                f"Checkpoint keeps at least one state: give states=... or bytes=... from 1; got "
+                f"{given}"
+            )
 
     def check(self, problem: Problem, plan: Plan) -> None:
         """Refuse a solver whose steps torch does not see."""
         del problem
-        if not getattr(plan.solver, "differentiable", True):
-            raise UnsupportedError(
-                f"{plan.solver.name} takes its steps outside of torch, so none can be replayed; "
-                "take another solver"
-            )
+        refuse_outside_of_torch(plan)
 
     def solve(self, problem: Problem, plan: Plan) -> Trajectory:
         """Solve without a graph and attach the replay as the backward pass."""
-        if not torch.is_grad_enabled():
-            return forward(problem, plan)
-        watched = Watched(problem.field)
-        steps: list[_Kept] = []
-        one_step = plan.solver.one_step
-
-        def keep(accepted: Accepted, outputs: list[int]) -> None:
-            carry = None if one_step or accepted.fresh else accepted.carry
-            ends = (accepted.t0, accepted.t1, accepted.until)
-            states = (accepted.y0, accepted.step.y)
-            steps.append(_Kept(ends, states, carry, tuple(outputs)))
-
-        detached = replace(problem, y0=problem.y0.detach())
-        with torch.no_grad():
-            trajectory = forward(detached, plan, on_step=keep, watched=watched)
-        if trajectory.status.failed:
-            return trajectory
-        placed = problem.at(trajectory.times, trajectory.wanted)
-        pull = _Replay(placed, plan.solver, tuple(steps))
-        trajectory.ys = attach(self.name, pull, trajectory.ys, problem.y0, watched.tensors)
-        return trajectory
+        budget = Budget(self.states, self.bytes)
+        return solve_recorded(problem, plan, self.name, budget, _Steps)
 
 
-@dataclass(frozen=True)
-class _Replay:
-    """The backward pass: every kept step again, from the last to the first."""
+class _Steps(Rewind):
+    """The backward pass of one solve, with one step's graph at a time."""
 
-    problem: Problem
-    solver: Solver
-    steps: tuple[_Kept, ...]
-
-    def __call__(
-        self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        del ys, y0
-        field = self.problem.field
-        calls = field.calls
-        totals: Gradients = [None] * len(tensors)
-        # What the later steps say about the state, and the carry, that this one ends with.
-        later: Gradients = []
-        for kept in reversed(self.steps):
-            later = self._pull_step(kept, later, grad_ys, tensors, totals)
-        start = self.problem.times.count(self.problem.times[0])
-        grad_y0 = grad_ys[:start].sum(0)
-        if later and later[0] is not None:
-            grad_y0 = grad_y0 + later[0]
-        self.problem.stats.backward_f_calls += field.calls - calls
-        field.forget()
-        return grad_y0, totals
-
-    def _pull_step(
-        self,
-        kept: _Kept,
-        later: Gradients,
-        grad_ys: Tensor,
-        tensors: tuple[Tensor, ...],
-        totals: Gradients,
+    def twice(
+        self, grads: tuple[Tensor, ...], y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> Gradients:
-        """Add one step's gradients to the totals and return those of the state it starts from."""
-        with torch.enable_grad():
-            y = kept.states[0].detach().requires_grad_()
-            carry, leaves = self._carry(kept, y)
-            step = self._again(kept, y, carry)
-            reached = [step.y]
-            if len(later) > 1:
-                reached += pytree.tree_leaves(step.carry)
-            pulled = later if later else [None] * len(reached)
-            outputs, grads = _paired(reached, pulled)
-            states = self._outputs(kept, y, carry, step)
-            outputs += states
-            grads += [grad_ys[index] for index in kept.outputs]
-            live = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
-        inner = 1 + len(leaves)
-        if not live:
-            return [None] * inner
-        found = torch.autograd.grad(
-            [o for o, _ in live], [y, *leaves, *tensors], [g for _, g in live], allow_unused=True
-        )
-        for index, grad in enumerate(found[inner:]):
-            if grad is not None:
-                known = totals[index]
-                totals[index] = grad if known is None else known + grad
-        return list(found[:inner])
+        """Return the same with a graph of their own, from the graph of the whole solve."""
+        captured, begun = self.parts(tensors)
+        still = self.problem.times.count(self.problem.times[0])
+        with self.replay.again(captured, twice=True) as again, torch.enable_grad():
+            first, *carried = (twin(x, twice=True) for x in (y0, *begun))
+            states, carry = self._whole(again, first, carried)
+            reached, pulled = [first] * still + states + carry, [*grads[0], *grads[1:]]
+            live = [(x, g) for x, g in zip(reached, pulled, strict=True) if x.requires_grad]
+            found = torch.autograd.grad(
+                [x for x, _ in live],
+                [first, *again.tensors, *carried],
+                [g for _, g in live],
+                create_graph=True,
+                allow_unused=True,
+            )
+        return found[0], found[1:]
 
-    def _carry(self, kept: _Kept, y: Tensor) -> tuple[Any, list[Tensor]]:
-        if kept.carry is None:
-            return self.solver.init(self.problem.field, kept.ends[0], y), []
-        leaves, spec = pytree.tree_flatten(kept.carry)
-        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-        return pytree.tree_unflatten(leaves, spec), leaves
-
-    def _again(self, kept: _Kept, y: Tensor, carry: Carry) -> Step:
-        field, (t0, t1, _) = self.problem.field, kept.ends
-        again = getattr(self.solver, "replay", None)
-        if again is not None and kept.carry is None and self.solver.one_step:
-            step: Step = again(field, t0, t1, y, carry, kept.states[1])
-            return step
-        return self.solver.step(field, t0, t1, y, carry, None)
-
-    def _outputs(self, kept: _Kept, y: Tensor, carry: Carry, step: Step) -> list[Tensor]:
-        times = [self.problem.times[index] for index in kept.outputs]
-        accepted = Accepted(*kept.ends, y, carry, step, fresh=kept.carry is None)
-        at = None
-        if any(time != accepted.t1 for time in times):
-            at = interpolant(self.solver, self.problem.field, kept.ends[:2], y, step)
-        return [state_at(accepted, time, at) for time in times]
-
-
-def _paired(
-    reached: Sequence[Tensor], pulled: Sequence[Tensor | None]
-) -> tuple[list[Tensor], list[Tensor]]:
-    pairs = [(o, g) for o, g in zip(reached, pulled, strict=True) if g is not None]
-    return [o for o, _ in pairs], [g for _, g in pairs]
+    def _whole(
+        self, f: VectorField, y: Tensor, begun: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the states of all outputs after the start, and the carry's at the end."""
+        start, states = self.plan.start, []
+        carry = with_leaves(start.carry, begun) if begun and start is not None else None
+        for index in range(len(self.tape)):
+            if self.tape.fresh(index):
+                carry = self.started(f, index, y)
+            step = self.step(f, index, y, carry)
+            states += self.outputs(f, index, y, carry, step)
+            y, carry = step.y, step.carry
+        return states, [] if self.plan.solver.one_step else leaves_of(carry)

@@ -1,0 +1,243 @@
+"""Going back through a recorded solve: every step made again on its own, the last one first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ode_core import UnsupportedError
+from ode_core.attach import attach_all, differentiable, refuse_transforms
+from ode_core.capture import Watched
+from ode_core.interpolation import interpolant
+from ode_core.loops.march import Accepted
+from ode_core.loops.outputs import forward, state_at
+from ode_core.replay import Again, Replay
+from ode_solvers.gradients.schedule import backwards
+from ode_solvers.gradients.tape import Budget, State, Tape
+
+if TYPE_CHECKING:
+    from ode_core import Plan, Step
+    from ode_core.attach import Gradients
+    from ode_core.problem import Problem
+    from ode_core.protocols import Carry, VectorField
+    from ode_core.solution import Trajectory
+
+    Grads = list[Tensor | None]
+
+
+def refuse_outside_of_torch(plan: Plan) -> None:
+    """Raise UnsupportedError for a solver whose steps torch does not see."""
+    if not getattr(plan.solver, "differentiable", True):
+        raise UnsupportedError(
+            f"{plan.solver.name} takes its steps outside of torch, so none can be replayed; "
+            "take another solver"
+        )
+
+
+def solve_recorded(
+    problem: Problem,
+    plan: Plan,
+    name: str,
+    budget: Budget,
+    make: Callable[[Problem, Plan, Tape, Replay], Rewind],
+) -> Trajectory:
+    """Solve without a graph and attach going back through the steps as the backward pass.
+
+    `make` gives the backward pass of the gradient method `name`.
+    """
+    if not torch.is_grad_enabled():
+        return forward(problem, plan)
+    refuse_transforms(name, problem.y0)
+    replay, watched = Replay(problem.field, problem.y0.device), Watched(problem.field)
+    tape = Tape(plan, problem.times[0], budget)
+    detached = replace(problem, y0=problem.y0.detach())
+    with torch.no_grad():
+        trajectory = forward(detached, tape.plan(), on_step=tape.keep, watched=watched)
+    replay.settle()
+    tensors = (*watched.tensors, *begun_with(plan))
+    if trajectory.status.failed or not differentiable(problem.y0, tensors):
+        return trajectory
+    placed = problem.at(trajectory.times, trajectory.wanted)
+    # Where a solve goes on from this one with its carry, gradients come back through that, too.
+    end = trajectory.end
+    left = [] if plan.solver.one_step or end is None else leaves_of(end.carry)
+    outputs = (trajectory.ys, *(x.clone() for x in left))
+    back = make(placed, plan, tape, replay)
+    trajectory.ys, *carried = attach_all(name, back, outputs, problem.y0, tensors)
+    if end is not None and carried:
+        trajectory.end = end._replace(carry=with_leaves(end.carry, carried))
+    return trajectory
+
+
+def begun_with(plan: Plan) -> list[Tensor]:
+    """Return the tensors of the carry that a solve goes on with, where it is one that does."""
+    goes_on = plan.start is not None and not plan.solver.one_step
+    return leaves_of(plan.start.carry) if goes_on and plan.start is not None else []
+
+
+@dataclass(frozen=True, eq=False)
+class Rewind:
+    """The backward pass: every recorded step again, from the last to the first."""
+
+    problem: Problem
+    plan: Plan
+    tape: Tape
+    replay: Replay
+
+    def __call__(
+        self, grads: tuple[Tensor, ...], y0: Tensor, tensors: tuple[Tensor, ...]
+    ) -> Gradients:
+        """Return the gradients of `y0` and `tensors` from those of the states and of the carry."""
+        field, tape = self.problem.field, self.tape
+        calls = field.calls
+        captured, begun = self.parts(tensors)
+        totals: Grads = [None] * len(captured)
+        with self.replay.again(captured) as again:
+            states = backwards(
+                tape.taken(), len(tape), tape.slots or len(tape), self._from(again.field)
+            )
+            after, later = tape.latest, [None, *grads[1:]]
+            for index, state in states:
+                later = self._pull(index, state, after, later, grads[0], again, totals)
+                after = state.y
+        grad_y0 = grads[0][: self.problem.times.count(self.problem.times[0])].sum(0)
+        if later[0] is not None:
+            grad_y0 = grad_y0 + later[0]
+        self.problem.stats.backward_f_calls += field.calls - calls
+        field.forget()
+        return grad_y0, [*totals, *later[1 : 1 + len(begun)]]
+
+    def parts(self, tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return what f depends on, and those of the carry that the solve began with."""
+        count = len(tensors) - len(begun_with(self.plan))
+        return tensors[:count], tensors[count:]
+
+    def field(self, again: Again) -> VectorField:
+        """Return the field with which a step is made again to be differentiated."""
+        return again
+
+    def _from(self, f: VectorField) -> Callable[[int, int, State], State]:
+        """Return what makes the state before a step from that before an earlier one."""
+
+        def advance(start: int, end: int, state: State) -> State:
+            with torch.no_grad():
+                y, carry = state
+                carry = self.started(f, start, y) if carry is None else carry
+                for index in range(start, end):
+                    step = self.step(f, index, y, carry)
+                    y, carry = step.y, step.carry
+                    if index + 1 < end and self.tape.fresh(index + 1):
+                        carry = self.started(f, index + 1, y)
+            own = self.plan.solver.one_step or self.tape.fresh(end)
+            return State(y, None if own else carry)
+
+        return advance
+
+    def step(self, f: VectorField, index: int, y: Tensor, carry: Carry) -> Step:
+        """Return a step as it was made in the forward solve, with the carry it left then."""
+        solver, (t0, t1, _) = self.plan.solver, self.tape.span(index)
+        # What a carry says about later steps may depend on the error of this one.
+        tolerance = None if solver.one_step else self.plan.tolerance
+        for end in self.tape.rejected(index):
+            tried = solver.step(f, t0, end, y, carry, tolerance)
+            # One that was not too bad was made again for the sake of an event.
+            refused = tried.error is not None and not float(tried.error) <= 1.0
+            carry = tried.retry if refused and tried.retry is not None else carry
+        return solver.step(f, t0, t1, y, carry, tolerance)
+
+    def started(self, f: VectorField, index: int, y: Tensor) -> Carry:
+        """Return the carry that `init` makes for a step."""
+        return self.plan.solver.init(f, self.tape.span(index)[0], y)
+
+    def _pull(
+        self,
+        index: int,
+        state: State,
+        after: Tensor | None,
+        later: Grads,
+        grad_ys: Tensor,
+        again: Again,
+        totals: Grads,
+    ) -> Grads:
+        """Add one step's gradients to the totals and return those of the state it starts from.
+
+        `later` is what the later steps say about the state, and the carry, that this one ends with.
+        """
+        with torch.enable_grad():
+            f = self.field(again)
+            y = state.y.detach().requires_grad_()
+            if state.carry is None:
+                carry, leaves = self.started(f, index, y), []
+            else:
+                leaves = [x.detach().requires_grad_() for x in leaves_of(state.carry)]
+                carry = with_leaves(state.carry, leaves)
+            step = self._replayed(f, index, (y, carry), after, known=state.carry is None)
+            reached = [step.y, *(leaves_of(step.carry) if len(later) > 1 else ())]
+            reached += self.outputs(f, index, y, carry, step)
+            pulled = [*later, *(grad_ys[k] for k in self.tape.outputs(index))]
+            pairs = zip(reached, pulled, strict=True)
+            live = [(x, g) for x, g in pairs if g is not None and x.requires_grad]
+        if not live:
+            return [None] * (1 + len(leaves))
+        ends, grads = zip(*live, strict=True)
+        found = torch.autograd.grad(ends, [y, *leaves, *again.tensors], grads, allow_unused=True)
+        inner = 1 + len(leaves)
+        for k, grad in enumerate(found[inner:]):
+            if grad is not None:
+                totals[k] = _sum(totals[k], grad)
+        return list(found[:inner])
+
+    def _replayed(
+        self,
+        f: VectorField,
+        index: int,
+        start: tuple[Tensor, Carry],
+        after: Tensor | None,
+        *,
+        known: bool,
+    ) -> Step:
+        solver, (t0, t1, _) = self.plan.solver, self.tape.span(index)
+        again = getattr(solver, "replay", None)
+        if again is not None and known and solver.one_step:
+            step: Step = again(f, t0, t1, *start, after)
+            return step
+        return solver.step(f, t0, t1, *start, None)
+
+    def outputs(
+        self, f: VectorField, index: int, y: Tensor, carry: Carry, step: Step
+    ) -> list[Tensor]:
+        """Return the states that a step answered for."""
+        span = self.tape.span(index)
+        times = [self.problem.times[k] for k in self.tape.outputs(index)]
+        accepted = Accepted(*span, y, carry, step, fresh=self.tape.fresh(index))
+        at = None
+        if any(time != accepted.t1 for time in times):
+            at = interpolant(self.plan.solver, f, span[:2], y, step)
+        return [state_at(accepted, time, at) for time in times]
+
+
+def _sum(total: Tensor | None, grad: Tensor) -> Tensor:
+    if total is None:
+        return grad
+    # A dense tensor takes a sparse one, not the other way round.
+    return grad + total if total.is_sparse and not grad.is_sparse else total + grad
+
+
+def leaves_of(tree: Any) -> list[Tensor]:
+    """Return the tensors of a carry that can have gradients."""
+    return [x for x in pytree.tree_leaves(tree) if _real(x)]
+
+
+def with_leaves(tree: Any, leaves: Sequence[Tensor]) -> Any:
+    """Return a carry with other such tensors in its place."""
+    given = iter(leaves)
+    return pytree.tree_map(lambda x: next(given) if _real(x) else x, tree)
+
+
+def _real(x: Any) -> bool:
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
