@@ -74,7 +74,7 @@ def test_gradients_pass_the_switches(gradient):
     assert solution.switches
     (found,) = torch.autograd.grad(solution.ys[-1].sum(), rate)
     (exact,) = torch.autograd.grad(end(rate).ys[-1].sum(), rate)
-    assert found.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert found.item() == pytest.approx(exact.item(), rel=1e-4)
     with torch.no_grad():
         ahead, behind = (
             solve(lambda t, y, r=r: -r * (y - torch.sin(t)) / (1 + y * y), torch.ones(1, dtype=F64),
@@ -97,4 +97,4 @@ def test_other_pairs_given_steps_and_copies():
     with pytest.raises(ArgumentError, match="such as dopri5 or tsit5; got rk4"):
         Auto(rk4())
     with pytest.raises(ArgumentError, match="kvaerno5, radau5 or trbdf2; got gl4"):
-        Auto(stiff=ode_core.solvers.create("gl4"))
+        Auto(implicit_method=ode_core.solvers.create("gl4"))

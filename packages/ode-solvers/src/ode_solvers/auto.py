@@ -62,8 +62,8 @@ class Auto:
     IV.2; the idea: Petzold, SIAM J. Sci. Stat. Comput. 4 (1983).
     """
 
-    nonstiff: RungeKutta = field(default_factory=dopri5)
-    stiff: ImplicitRungeKutta = field(default_factory=kvaerno5)
+    explicit_method: RungeKutta = field(default_factory=dopri5)
+    implicit_method: ImplicitRungeKutta = field(default_factory=kvaerno5)
     name: str = field(default="auto", init=False)
     adaptive: bool = field(default=True, init=False)
     implicit: bool = field(default=False, init=False)
@@ -72,38 +72,38 @@ class Auto:
     stages: LastStages = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        stages = last_stages(self.nonstiff.tableau)
-        if stages is None or not self.nonstiff.adaptive:
+        stages = last_stages(self.explicit_method.tableau)
+        if stages is None or not self.explicit_method.adaptive:
             raise ArgumentError(
                 f"auto needs an explicit method with two stages at the end of a step, such as "
-                f"dopri5 or tsit5; got {self.nonstiff.name}"
+                f"dopri5 or tsit5; got {self.explicit_method.name}"
             )
-        if not (self.stiff.adaptive and self.stiff.tableau.first_is_explicit):
+        if not (self.implicit_method.adaptive and self.implicit_method.tableau.first_is_explicit):
             raise ArgumentError(
                 "auto needs an implicit method with an error estimate that starts from the slope, "
-                f"such as kvaerno5, radau5 or trbdf2; got {self.stiff.name}"
+                f"such as kvaerno5, radau5 or trbdf2; got {self.implicit_method.name}"
             )
         object.__setattr__(self, "stages", stages)
 
     @property
     def order(self) -> int:
         """The lower of both orders of convergence."""
-        return min(self.nonstiff.order, self.stiff.order)
+        return min(self.explicit_method.order, self.implicit_method.order)
 
     @property
     def error_order(self) -> int:
         """The lower of the powers of the step size with which the estimates fall."""
-        return min(self.nonstiff.tableau.estimate_order, self.stiff.error_order)
+        return min(self.explicit_method.tableau.estimate_order, self.implicit_method.error_order)
 
     @property
     def error_estimate(self) -> str:
         """Which error estimates decide on the steps."""
-        return f"{self.nonstiff.error_estimate}, or {self.stiff.error_estimate}"
+        return f"{self.explicit_method.error_estimate}, or {self.implicit_method.error_estimate}"
 
     def init(self, field: VectorField, t: Any, y: Tensor) -> Held:
         """Return the carry of the first step, which is explicit; one evaluation."""
-        blank = self.stiff.init(field, t, y)
-        return Held(blank.slopes[0], blank, blank, torch.zeros(3, dtype=torch.float64))
+        blank = self.implicit_method.init(field, t, y)
+        return Held(blank.slopes[0], blank, blank, torch.zeros(3, dtype=torch.float64, device="cpu"))
 
     def slope(self, carry: Held) -> Tensor:
         """Return the slope at the start."""
@@ -111,7 +111,7 @@ class Auto:
 
     def active(self, carry: Held) -> str:
         """Return the name of the method in charge of the next step."""
-        return (self.stiff if carry.counts[0] == _IMPLICIT else self.nonstiff).name
+        return (self.implicit_method if carry.counts[0] == _IMPLICIT else self.explicit_method).name
 
     def step(
         self,
@@ -125,7 +125,7 @@ class Auto:
         """Advance `y`, any shape, from t0 to t1 by the method in charge."""
         method, switchable = float(carry.counts[0]), tolerance is not None
         if method == _EXPLICIT:
-            made = self.nonstiff.step(field, t0, t1, y, (carry.slope,), tolerance)
+            made = self.explicit_method.step(field, t0, t1, y, (carry.slope,), tolerance)
             counts = carry.counts
             if switchable and made.error is not None and made.error <= 1.0:
                 stiff = self.stages.quotient(made.dense) > self.stages.limit
@@ -134,7 +134,7 @@ class Auto:
             held = Held(made.carry[0], carry.blank, carry.blank, counts)
             return Step(made.y, made.error, held, Taken(False, made.dense))
         given = carry.implicit._replace(slopes=(carry.slope,))
-        made = self.stiff.step(field, t0, t1, y, given, tolerance)
+        made = self.implicit_method.step(field, t0, t1, y, given, tolerance)
         after: Carry = made.carry
         counts = carry.counts
         if switchable and made.error is not None and made.error <= 1.0:
@@ -149,7 +149,7 @@ class Auto:
     ) -> Interpolant:
         """Return the continuous output of the method that made the step."""
         taken: Taken = step.dense
-        method = self.stiff if taken.implicit else self.nonstiff
+        method = self.implicit_method if taken.implicit else self.explicit_method
         return method.interpolant(field, t0, t1, y0, step._replace(dense=taken.slopes))
 
 
@@ -166,12 +166,14 @@ def _judged(counts: Tensor, other: bool, needed: int, patience: int) -> Tensor:
         speaking = 0.0 if silent >= patience else speaking
     if speaking >= needed:
         method, speaking, silent = 1.0 - method, 0.0, 0.0
-    return torch.tensor([method, speaking, silent], dtype=torch.float64)
+    return torch.tensor([method, speaking, silent], dtype=torch.float64, device="cpu")
 
 
-def auto(nonstiff: RungeKutta | None = None, stiff: ImplicitRungeKutta | None = None) -> Auto:
+def auto(
+    explicit_method: RungeKutta | None = None, implicit_method: ImplicitRungeKutta | None = None
+) -> Auto:
     """Return the switching solver; by default of dopri5 and kvaerno5."""
-    return Auto(nonstiff or dopri5(), stiff or kvaerno5())
+    return Auto(explicit_method or dopri5(), implicit_method or kvaerno5())
 
 
 def _norm(carry: Carry) -> float:

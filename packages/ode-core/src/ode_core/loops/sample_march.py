@@ -103,9 +103,8 @@ def _attempt(f: Counted, part: Part, plan: Plan, log: SampleLog) -> tuple[Part, 
         accept = accept & live
         made = _without_refused(f, part, plan, made, t1, accept)
     if plan.record_steps:
-        log.attempts.append(
-            tuple(x[live] for x in (part.t, t1 - part.t, error, accept, part.rows))  # type: ignore[arg-type]
-        )
+        start, size, rows = part.t[live], (t1 - part.t)[live], part.rows[live]
+        log.attempts.append((start, size, error[live], accept[live], rows))
     log.accepted[part.rows] += accept
     log.rejected[part.rows] += live & ~accept
     reached = accept & cut

@@ -52,10 +52,10 @@ class Attempt:
         self.start = self.rows.detach()
         size = span[1] - span[0]
         if self.per_sample:
-            read = torch.cat([carry.memory, size[:, None]], 1).cpu().numpy()
+            read = torch.cat([carry.memory.detach(), size[:, None]], 1).cpu().numpy()
             self.sizes, self.h = read[:, 4], size.to(self.start.dtype)[:, None]
         else:
-            read = carry.memory.numpy()
+            read = carry.memory.detach().numpy()
             self.sizes, self.h = np.full(len(read), float(size)), size
         self.memory = Memory(*read[:, :4].T)
         self.idle: Bools = self.sizes == 0.0
