@@ -194,7 +194,9 @@ def _modules(noted: list[_Module]) -> Iterator[None]:
             for name, x in m.parameters.items():
                 _put(m.module._parameters, name, x, back)
             for name, x in m.buffers.items():
-                own = x.clone() if m.training and x is not None else x
+                # One that requires a gradient is an input of f, not a statistic that it keeps.
+                written = m.training and x is not None and not x.requires_grad
+                own = x.clone() if written and x is not None else x
                 _put(m.module._buffers, name, own, back)
         yield
     finally:
