@@ -68,7 +68,8 @@ def sample_result(
             if not status
             else torch.where(whole.stopped_at.isnan(), problem.end, whole.stopped_at)
         )
-        state = State(problem.layout.unpack(problem.field.seen(whole.end)), at, whole.dt)
+        y = problem.layout.unpack(problem.field.seen(whole.end))
+        state = State(y, at, whole.dt, delay=_delay(whole))
     solution = Solution(
         ts=t if isinstance(t, Tensor) else problem.ts,
         ys=problem.layout.unpack(problem.field.seen(whole.ys), 1),
@@ -94,6 +95,15 @@ def sample_result(
         f"stopped at t = {float(whole.stopped_at[row]):.6g}{others}; it {status[row].value}; "
         "on_failure='return' gives the others"
     )
+
+
+def _delay(whole: SampleWhole) -> Tensor | None:
+    """Return zeros, `[B]`, with the gradients of the times of the events that ended samples."""
+    if whole.event is None or not whole.event.t.requires_grad:
+        return None
+    t = whole.event.t
+    ended = ~t.detach().isnan()
+    return torch.where(ended, t - t.detach().nan_to_num(), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

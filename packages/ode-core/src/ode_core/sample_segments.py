@@ -123,6 +123,7 @@ def _stop(whole: SampleWhole, problem: SampleProblem, made: Occurrence) -> Tenso
     if bool(stopped.any()):
         packed = widened_rows(layout, made.y)
         whole.end = where(stopped, packed, whole.end)
+        whole.stopped_at = torch.where(stopped, made.t.detach(), whole.stopped_at)
         whole.status = torch.where(stopped, STATUSES.index(Status.EVENT), whole.status)
         none = Occurrence(torch.full_like(index, -1), torch.full_like(made.t, math.nan), None)
         before = whole.event or none

@@ -103,7 +103,9 @@ class Auto:
     def init(self, field: VectorField, t: Any, y: Tensor) -> Held:
         """Return the carry of the first step, which is explicit; one evaluation."""
         blank = self.implicit_method.init(field, t, y)
-        return Held(blank.slopes[0], blank, blank, torch.zeros(3, dtype=torch.float64, device="cpu"))
+        return Held(
+            blank.slopes[0], blank, blank, torch.zeros(3, dtype=torch.float64, device="cpu")
+        )
 
     def slope(self, carry: Held) -> Tensor:
         """Return the slope at the start."""
