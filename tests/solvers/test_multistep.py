@@ -196,7 +196,8 @@ def test_the_controller_is_told_an_error_with_the_root_that_it_takes():
     errors, terms, known = tensor(1e-3, 2e-5, 1.0), tensor(3.0)[0], tensor(9.0)[0]
     found = choose(errors, terms, known, 12, 5)
     assert found.terms == 3.0
-    factor = PIDController(factor_max=9.0).judge(found.error.item(), 5, PIDController().init())[1]
+    integral = PIDController(pcoeff=0.0, icoeff=1.0, factor_max=9.0)
+    factor = integral.judge(found.error.item(), 5, PIDController().init())[1]
     assert factor == pytest.approx(min(0.9 * (10 * 2e-5) ** (-1 / 4), 1.5))
     raised = choose(tensor(0.4, 0.3, 1e-5), terms, known, 12, 5)
     assert raised.terms == 4.0
