@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ode_solvers.explicit import RungeKutta
     from ode_solvers.gradients.adjoint import Adjoint
     from ode_solvers.gradients.checkpoint import Checkpoint
+    from ode_solvers.gradients.interpolated import Interpolated
     from ode_solvers.tableau import Dense, Tableau
 
 _EXPORTS = {
@@ -22,6 +23,7 @@ _EXPORTS = {
     "Adjoint": "ode_solvers.gradients.adjoint",
     "Checkpoint": "ode_solvers.gradients.checkpoint",
     "Dense": "ode_solvers.tableau",
+    "Interpolated": "ode_solvers.gradients.interpolated",
     "Tableau": "ode_solvers.tableau",
 }
 
@@ -30,6 +32,7 @@ __all__ = [
     "Checkpoint",
     "Dense",
     "Direct",
+    "Interpolated",
     "RungeKutta",
     "Tableau",
     "solve",

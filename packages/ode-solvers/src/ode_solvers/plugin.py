@@ -122,3 +122,9 @@ def ode_gradients() -> Iterator[GradientRecord]:
         "accepted states kept, each step replayed in the backward pass",
         exact=True,
     )
+    yield GradientRecord(
+        "interpolated",
+        "ode_solvers.gradients.interpolated:Interpolated",
+        "continuous adjoint along the forward solve's dense output",
+        exact=False,
+    )

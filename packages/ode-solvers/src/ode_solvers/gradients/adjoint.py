@@ -18,7 +18,7 @@ from ode_core.attach import attach
 from ode_core.capture import Watched
 from ode_core.loops.outputs import forward
 from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
-from ode_solvers.gradients.anchors import Anchors, Belt
+from ode_solvers.gradients.anchors import Anchors, Belt, loosest
 from ode_solvers.gradients.augmented import Augmented
 from ode_solvers.gradients.backward import Backward, packed_plan, pulled, until
 from ode_solvers.gradients.quadrature import Totals
@@ -199,10 +199,9 @@ class _Pull:
         times = self.problem.times
         inside = {t: y for t, y in self.anchors.items() if t not in times}
         given = self.plan.tolerance, self.tolerance
-        default = Tolerance(DEFAULT_RTOL, DEFAULT_ATOL)
         return Belt(
             inside | {times[0]: y0},
-            list({id(x): x for x in (tolerance or default for tolerance in given)}.values()),
+            loosest([x or Tolerance(DEFAULT_RTOL, DEFAULT_ATOL) for x in given], y0.dtype),
             "take gradient='checkpoint', a tighter tolerance, smaller steps or more anchors",
             strict=self.method.drift == "raise" and None not in given,
         )

@@ -5,19 +5,21 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-from ode_core import SolveError
+import torch
+
+from ode_core import SolveError, Tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from ode_core import Tolerance
-
 # States kept from a short solve would cost more than they tell: its ends are known.
 _SPACING = 4
 # In tolerances: what is set right, and what is no longer to be trusted.
 _NEAR, _FAR = 1.0, 100.0
+# Units of rounding that add up unseen, and a tolerance that no solve comes near to.
+_ROUNDING, _FINE = 16, 1e-12
 
 
 class Anchors:
@@ -42,6 +44,13 @@ class Anchors:
             kept = list(self.states.items())[1::2]
             self.states = dict(kept)
             self._spacing *= 2
+
+
+def loosest(tolerances: Sequence[Tolerance], dtype: torch.dtype) -> list[Tolerance]:
+    """Return what the two solves of a state may differ by: tolerances, or what the dtype holds."""
+    eps = _ROUNDING * torch.finfo(dtype).eps
+    own = {id(x): x for x in tolerances}
+    return [*own.values(), *([Tolerance(eps, eps)] if eps > _FINE else [])]
 
 
 class Belt:
