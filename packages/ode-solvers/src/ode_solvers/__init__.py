@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from ode_solvers.gradients.adjoint import Adjoint
     from ode_solvers.gradients.checkpoint import Checkpoint
     from ode_solvers.gradients.interpolated import Interpolated
+    from ode_solvers.gradients.reversible import Reversible
     from ode_solvers.tableau import Dense, Tableau
 
 _EXPORTS = {
     "solve": "ode_core.api",
     "Direct": "ode_core.direct",
+    "Reversible": "ode_solvers.gradients.reversible",
     "RungeKutta": "ode_solvers.explicit",
     "Adjoint": "ode_solvers.gradients.adjoint",
     "Checkpoint": "ode_solvers.gradients.checkpoint",
@@ -33,6 +35,7 @@ __all__ = [
     "Dense",
     "Direct",
     "Interpolated",
+    "Reversible",
     "RungeKutta",
     "Tableau",
     "solve",

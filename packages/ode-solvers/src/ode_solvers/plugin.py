@@ -128,3 +128,9 @@ def ode_gradients() -> Iterator[GradientRecord]:
         "continuous adjoint along the forward solve's dense output",
         exact=False,
     )
+    yield GradientRecord(
+        "reversible",
+        "ode_solvers.gradients.reversible:ReversibleGradient",
+        "steps taken back one by one, for solvers that can",
+        exact=True,
+    )

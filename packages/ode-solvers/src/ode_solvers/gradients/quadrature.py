@@ -94,7 +94,8 @@ class Totals:
 class ByStages:
     """An explicit method whose steps also sum up the parameters' gradient with its own weights.
 
-    What a step adds is the second entry of its `dense`. The carry has the slopes' part of it that
+    `field` is the Augmented system everywhere. What a step adds is the second entry of its `dense`.
+    The carry has the slopes' part of it that
     the next step's first stage shares with this one's end.
     """
 
@@ -118,7 +119,7 @@ class ByStages:
         """Whether the method has an error estimate."""
         return self.inner.adaptive
 
-    def init(self, field: Augmented, t: Any, y: Tensor) -> Carry:
+    def init(self, field: Any, t: Any, y: Tensor) -> Carry:
         """Return the method's carry and what its slope says about the parameters."""
         stages = _Stages(field, self, 0.0, None, starting=True)
         return self.inner.init(stages, t, y), stages.latest
@@ -129,7 +130,7 @@ class ByStages:
 
     def step(
         self,
-        field: Augmented,
+        field: Any,
         t0: Any,
         t1: Any,
         y: Tensor,
@@ -146,9 +147,7 @@ class ByStages:
             error = max(float(error), damped(norms)) if norms else error
         return Step(step.y, error, (step.carry, stages.latest), (step.dense, stages.sums[0]))
 
-    def interpolant(
-        self, field: Augmented, t0: Any, t1: Any, y0: Tensor, step: Step
-    ) -> Interpolant:
+    def interpolant(self, field: Any, t0: Any, t1: Any, y0: Tensor, step: Step) -> Interpolant:
         """Return the method's own continuous output."""
         return self.inner.interpolant(field, t0, t1, y0, step._replace(dense=step.dense[0]))
 
@@ -227,7 +226,7 @@ class ByNodes:
         """Whether the method can be started from a state alone."""
         return self.inner.one_step
 
-    def init(self, field: Augmented, t: Any, y: Tensor) -> Carry:
+    def init(self, field: Any, t: Any, y: Tensor) -> Carry:
         """Return the method's carry."""
         return self.inner.init(field, t, y)
 
@@ -239,7 +238,7 @@ class ByNodes:
 
     def step(
         self,
-        field: Augmented,
+        field: Any,
         t0: Any,
         t1: Any,
         y: Tensor,
@@ -265,9 +264,7 @@ class ByNodes:
             error = max(float(error), *self.totals.norms(sums, [errors]))
         return step._replace(error=error, dense=(step.dense, sums))
 
-    def interpolant(
-        self, field: Augmented, t0: Any, t1: Any, y0: Tensor, step: Step
-    ) -> Interpolant:
+    def interpolant(self, field: Any, t0: Any, t1: Any, y0: Tensor, step: Step) -> Interpolant:
         """Return the method's own continuous output."""
         return interpolant(self.inner, field, (t0, t1), y0, step._replace(dense=step.dense[0]))
 
