@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ode_solvers.explicit import RungeKutta
     from ode_solvers.gradients.adjoint import Adjoint
     from ode_solvers.gradients.checkpoint import Checkpoint
+    from ode_solvers.gradients.interpolated import Interpolated
+    from ode_solvers.gradients.reversible import Reversible
     from ode_solvers.gradients.symplectic import Symplectic
     from ode_solvers.implicit.linear import LU, Krylov
     from ode_solvers.implicit.stepper import ImplicitRungeKutta
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "solve": "ode_core.api",
     "Direct": "ode_core.direct",
+    "Reversible": "ode_solvers.gradients.reversible",
     "RungeKutta": "ode_solvers.explicit",
     "Adjoint": "ode_solvers.gradients.adjoint",
     "Checkpoint": "ode_solvers.gradients.checkpoint",
@@ -31,6 +34,7 @@ _EXPORTS = {
     "LU": "ode_solvers.implicit.linear",
     "Dense": "ode_solvers.tableau",
     "Symplectic": "ode_solvers.gradients.symplectic",
+    "Interpolated": "ode_solvers.gradients.interpolated",
     "Tableau": "ode_solvers.tableau",
 }
 
@@ -42,7 +46,9 @@ __all__ = [
     "Direct",
     "ImplicitRungeKutta",
     "ImplicitTableau",
+    "Interpolated",
     "Krylov",
+    "Reversible",
     "RungeKutta",
     "Symplectic",
     "Tableau",

@@ -98,7 +98,7 @@ class RungeKutta:
             y1, norms = kernel.finish(
                 y, given, h, table.solution_row, table.error_rows, ks, tolerance
             )
-            error = _damped(norms)
+            error = damped(norms)
         elif not table.last_is_solution:
             y1 = kernel.combine(y, h, table.solution_row, ks)
         if table.last_is_solution:
@@ -182,14 +182,15 @@ class RungeKutta:
         return self.kernel  # type: ignore[return-value]
 
 
-def _damped(norms: tuple[Any, ...]) -> Any:
+def damped(norms: tuple[Any, ...]) -> Any:
+    """Return the error that a table's norms amount to; the second one damps the first."""
     if len(norms) == 1:
         return norms[0]
     first, second = norms
     if isinstance(first, Tensor):
-        damped = first.square() / (first.square() + 0.01 * second.square()).sqrt()
+        ratio = first.square() / (first.square() + 0.01 * second.square()).sqrt()
         # Zero over zero is no error; infinity over infinity is one.
-        return torch.where(damped.isfinite(), damped, torch.where(first == 0.0, second, math.inf))
+        return torch.where(ratio.isfinite(), ratio, torch.where(first == 0.0, second, math.inf))
     if first == 0.0 or math.isinf(first) or math.isinf(second):
         return max(first, second) if math.isinf(max(norms)) else 0.0
     return first * first / math.sqrt(first * first + 0.01 * second * second)

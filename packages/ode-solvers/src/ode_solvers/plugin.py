@@ -135,3 +135,15 @@ def ode_gradients() -> Iterator[GradientRecord]:
         "accepted states kept, each step replayed with one evaluation's graph at a time",
         exact=True,
     )
+    yield GradientRecord(
+        "interpolated",
+        "ode_solvers.gradients.interpolated:Interpolated",
+        "continuous adjoint along the forward solve's dense output",
+        exact=False,
+    )
+    yield GradientRecord(
+        "reversible",
+        "ode_solvers.gradients.reversible:ReversibleGradient",
+        "steps taken back one by one, for solvers that can",
+        exact=True,
+    )

@@ -10,19 +10,18 @@ import torch
 from ode_core import (
     ArgumentError,
     FixedSteps,
-    OdeError,
     PIDController,
-    SolveError,
     Tolerance,
     solvers,
 )
 from ode_core.attach import attach
 from ode_core.capture import Watched
-from ode_core.loops.march import Log, Stop, march
-from ode_core.loops.outputs import forward, stops_of
+from ode_core.loops.outputs import forward
 from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
-from ode_core.solution import Status
+from ode_solvers.gradients.anchors import Anchors, Belt, loosest
 from ode_solvers.gradients.augmented import Augmented
+from ode_solvers.gradients.backward import Backward, packed_plan, pulled, until
+from ode_solvers.gradients.quadrature import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,25 +38,37 @@ if TYPE_CHECKING:
 class Adjoint:
     """Gradients from the adjoint ODE: memory does not grow with the steps, exactness does not hold.
 
-    Backwards from t1, [y, a, g] obeys y' = f, a' = -a df/dy, g' = -a df/dtheta; a jumps by the
-    loss's gradient at every output, where y is set to the stored state. The gradient is that of
-    the continuous problem: it converges with the tolerance and can be far off with few, large
-    steps. `solver`, `rtol` and `atol` default to those of the forward solve; fixed steps, and a
-    solver without an error estimate, go back over the nodes of the forward solve.
+    Backwards from t1, [y, a] obeys y' = f, a' = -a df/dy; a jumps by the loss's gradient at every
+    output, where y is set to the stored state. The parameters' gradient is the integral of
+    -a df/dtheta, summed up step by step. The gradient is that of the continuous problem: it
+    converges with the tolerance and can be far off with few, large steps. `solver`, `rtol` and
+    `atol` default to those of the forward solve; fixed steps, and a solver without an error
+    estimate, go back over the nodes of the forward solve.
 
-    `norm="semi"` leaves g out of the error control, which the other two do not depend on: fewer
-    steps. `parameters` are the tensors that get gradients beside y0 and the times; by default they
-    are found by watching f. `backward(adjoint, plan, times)` may replace the plan of the backward
-    solve from the last of the forward `times` to the first, whose state `adjoint` packs.
+    `norm="semi"` leaves the parameters' gradient out of the error control: fewer steps.
+
+    At most `anchors` accepted states are stored beside the outputs, never more than every fourth.
+    Where the backward solve's state has left one of them, or the start, by more than a tolerance,
+    it is set to it; beyond 100 tolerances SolveError is raised, or with `drift="warn"`, and
+    always with fixed steps, a warning is given. `anchors=0` is the plain algorithm, which looks at
+    nothing.
+
+    `parameters` are the tensors that get gradients beside y0 and the times; by default they are
+    found by watching f. `backward(adjoint, plan, times)` may replace the plan of the backward solve
+    from the last of the forward `times` to the first, whose state `adjoint` packs; the parameters'
+    gradient is then a part of that state.
 
     Source: Chen et al., Neural ordinary differential equations, NeurIPS 2018, algorithm 1; Kidger,
-    Chen, Lyons, "Hey, that's not an ODE", ICML 2021, for the seminorm.
+    Chen, Lyons, "Hey, that's not an ODE", ICML 2021, for the seminorm; Gholami, Keutzer, Biros,
+    ANODE, IJCAI 2019, for what goes wrong without anchors.
     """
 
     solver: Solver | str | None = None
     rtol: float | Tensor | None = None
     atol: float | Tensor | None = None
     norm: str = "full"
+    anchors: int = 16
+    drift: str = "raise"
     parameters: tuple[Tensor, ...] | None = field(default=None, compare=False)
     backward: Callable[[Augmented, Plan, tuple[float, ...]], Plan] | None = None
     name: str = "adjoint"
@@ -65,8 +76,23 @@ class Adjoint:
     differentiates_time: bool = True
 
     def __post_init__(self) -> None:
-        if self.norm not in ("full", "semi"):
-            raise ArgumentError(f"Adjoint takes norm='full' or norm='semi'; got {self.norm!r:.60}")
+        for what, value, allowed in (
+            ("norm", self.norm, ("full", "semi")),
+            ("drift", self.drift, ("raise", "warn")),
+        ):
+            if value not in allowed:
+                raise ArgumentError(
+                    f"Adjoint takes {what}={allowed[0]!r} or {what}={allowed[1]!r}; "
+                    f"got {value!r:.60}"
+                )
+        if not isinstance(self.anchors, int) or self.anchors < 0:
+            raise ArgumentError(
+                f"anchors is a number of states to store, from 0; got {self.anchors!r:.60}"
+            )
+        if self.anchors == 0 and self.drift != "raise":
+            raise ArgumentError(
+                "drift has no effect with anchors=0, the plain algorithm; drop one of them"
+            )
 
     def check(self, problem: Problem, plan: Plan) -> None:
         """Refuse tolerances for a backward solve with fixed steps."""
@@ -83,11 +109,15 @@ class Adjoint:
         if not torch.is_grad_enabled():
             return forward(problem, plan)
         watched = Watched(problem.field) if self.parameters is None else None
-        nodes = [problem.times[0]]
+        nodes, anchors = [problem.times[0]], Anchors(self.anchors)
+        back = self._plan(plan)
+        given = back.tolerance is None
 
         def keep(accepted: Accepted, outputs: list[int]) -> None:
             del outputs
-            nodes.append(accepted.t1)
+            if given:
+                nodes.append(accepted.t1)
+            anchors.see(accepted.t1, accepted.step.y)
 
         detached = replace(problem, y0=problem.y0.detach())
         with torch.no_grad():
@@ -95,7 +125,8 @@ class Adjoint:
         if trajectory.status.failed:
             return trajectory
         problem = problem.at(trajectory.times, trajectory.wanted)
-        pull = _Backward(problem, self._plan(plan), _until(nodes, problem.times[-1]), self)
+        ends = until(nodes, problem.times[-1])
+        pull = _Pull(problem, back, ends, anchors.states, plan.tolerance, self)
         tensors = watched.tensors if watched is not None else self.parameters or ()
         if problem.ts.requires_grad:
             tensors = (*tensors, problem.ts)
@@ -128,112 +159,49 @@ class Adjoint:
             dt=None,
             dense=False,
             record_steps=False,
+            start=None,
         )
 
 
 @dataclass(frozen=True)
-class _Backward:
-    """The backward pass of one solve."""
+class _Pull:
+    """The backward pass of one solve; `tolerance` is that of the forward one."""
 
     problem: Problem
     plan: Plan
     nodes: tuple[float, ...]
+    anchors: dict[float, Tensor]
+    tolerance: Tolerance | None
     method: Adjoint
 
     def __call__(
         self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        problem = self.problem
-        field, times = problem.field, problem.times
-        calls = field.calls
+        problem, method = self.problem, self.method
         timed = problem.ts.requires_grad
         parameters = tensors[:-1] if timed else tensors
-        still = times.count(times[0])
-        adjoint = Augmented(field, y0, parameters, timed=timed)
-        grad_ts = torch.zeros(len(times), dtype=torch.float64)
-        for index in range(still, len(times)) if timed else ():
-            slope = field(times[index], ys[index])
-            grad_ts[index] = torch.sum(grad_ys[index].conj() * slope).real
-        if still == len(times):
-            return grad_ys.sum(0), [None] * len(tensors)
-        packed = self._march(adjoint, grad_ys, ys, still)
-        _, grad_y0, grads, along = adjoint.unpack(packed)
-        grad_y0 = grad_y0 + grad_ys[:still].sum(0)
-        problem.stats.backward_f_calls += field.calls - calls
-        field.forget()
-        if timed:
-            # Shifting all times together changes only what f is told: the sum of all their
-            # gradients is the integral of a df/dt.
-            grad_ts[0] = along - grad_ts.sum()
-            grads = [*grads, grad_ts.to(problem.ts.device)]
-        return grad_y0, grads
+        # SciPy's steps, and a plan of one's own, see the parameters' gradient in the state.
+        inside = method.backward is not None or getattr(self.plan.solver, "chooses_steps", False)
+        adjoint = Augmented(problem.field, y0, parameters if inside else (), timed=timed)
+        semi = method.norm == "semi"
+        totals = None
+        if not inside:
+            totals = Totals(parameters, y0, None if semi else self.plan.tolerance)
+        plan = packed_plan(self.plan, adjoint, self.nodes, semi=semi)
+        if method.backward is not None:
+            plan = method.backward(adjoint, plan, problem.times)
+        back = Backward(problem, plan, self.nodes, method.name, self._belt(y0))
+        return pulled(back, adjoint, totals, (grad_ys, ys, y0), timed=timed)
 
-    def _march(self, adjoint: Augmented, grad_ys: Tensor, ys: Tensor, still: int) -> Tensor:
-        """Return the packed state at t0, every output's gradient added on the way."""
+    def _belt(self, y0: Tensor) -> Belt | None:
+        if self.method.anchors == 0:
+            return None
         times = self.problem.times
-        # Outputs at one time act together.
-        impulses: dict[float, Tensor] = {}
-        stored: dict[float, Tensor] = {}
-        jumps = [stop for stop in stops_of(self.problem) if stop.end != stop.resume]
-        for index in range(still, len(times)):
-            t = _before_jump(times[index], jumps, self.problem.direction)
-            impulses[t] = impulses[t] + grad_ys[index] if t in impulses else grad_ys[index]
-            stored[t] = ys[index]
-        log = Log()
-        state = adjoint.pack(stored[times[-1]], impulses[times[-1]])
-        plan = self._plan(adjoint)
-        steps = march(adjoint, state, times[-1], self._stops(impulses, jumps), plan, log)
-        sent: Tensor | None = None
-        while True:
-            try:
-                accepted = steps.send(sent) if sent is not None else next(steps)
-            except StopIteration:
-                break
-            state, sent = accepted.step.y, None
-            if accepted.until in impulses:
-                t = accepted.until
-                state = sent = adjoint.impulse(state, stored[t], impulses[t])
-        if log.status is not Status.SUCCESS:
-            raise _lost(log, self.plan, times)
-        return state
-
-    def _plan(self, adjoint: Augmented) -> Plan:
-        plan = self.plan
-        if plan.tolerance is None:
-            plan = replace(plan, controller=FixedSteps(self.nodes[::-1]), dt=None)
-        else:
-            semi = self.method.norm == "semi"
-            plan = replace(plan, tolerance=adjoint.tolerance(plan.tolerance, semi=semi))
-        if self.method.backward is None:
-            return plan
-        return self.method.backward(adjoint, plan, self.problem.times)
-
-    def _stops(self, impulses: dict[float, Tensor], jumps: Sequence[Stop]) -> list[Stop]:
-        """Return where the backward steps must end: outputs, the far sides of jumps, and t0."""
-        start, last = self.problem.times[0], self.problem.times[-1]
-        reached = {jump.end for jump in jumps} | {last}
-        stops = {t: Stop(t, t) for t in (*impulses, start) if t not in reached}
-        stops |= {jump.resume: Stop(jump.resume, jump.end) for jump in jumps}
-        return [stops[t] for t in sorted(stops, reverse=last > start)]
-
-
-def _until(nodes: Sequence[float], end: float) -> tuple[float, ...]:
-    """Return the nodes of a solve that an event may have ended within its last step."""
-    sign = 1.0 if nodes[-1] >= nodes[0] else -1.0
-    return (*(node for node in nodes if (node - end) * sign < 0.0), end)
-
-
-def _before_jump(t: float, jumps: Sequence[Stop], direction: float) -> float:
-    """Return the time of the state that was stored for an output: the near side of a jump."""
-    for jump in jumps:
-        if direction * jump.end < direction * t <= direction * jump.resume:
-            return jump.end
-    return t
-
-
-def _lost(log: Log, plan: Plan, times: tuple[float, ...]) -> OdeError:
-    return SolveError(
-        f"the backward solve of gradient='adjoint' by {plan.solver.name} stopped at "
-        f"t = {log.stopped_at:.6g} on the way from {times[-1]:.6g} to {times[0]:.6g}: it "
-        f"{log.status.value}; gradient='checkpoint' needs no backward solve"
-    )
+        inside = {t: y for t, y in self.anchors.items() if t not in times}
+        given = self.plan.tolerance, self.tolerance
+        return Belt(
+            inside | {times[0]: y0},
+            loosest([x or Tolerance(DEFAULT_RTOL, DEFAULT_ATOL) for x in given], y0.dtype),
+            "take gradient='checkpoint', a tighter tolerance, smaller steps or more anchors",
+            strict=self.method.drift == "raise" and None not in given,
+        )

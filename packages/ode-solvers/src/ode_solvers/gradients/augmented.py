@@ -1,8 +1,8 @@
-"""The augmented system that the continuous adjoint solves backwards, as one flat real vector."""
+"""The system that the continuous adjoint solves backwards, as one flat real vector."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,25 +14,41 @@ if TYPE_CHECKING:
 
     from ode_core.field import Field
 
+    Pulled = Sequence[Tensor | None]
+
+Path = Callable[[float], "Tensor"]
+"""The state at a time within the forward solve."""
+
 
 class Augmented:
     """The field of [y, a, g] and, where times get gradients, of the integral of a df/dt.
 
     Packed as one flat real vector: complex states as pairs, parameters in the state's real dtype.
+    With a `path` y is read from it and has no part in the vector. `parameters` are those whose
+    gradient g is in the vector; those of a quadrature outside of it are none of them.
     """
 
     def __init__(
-        self, field: Field, y0: Tensor, parameters: tuple[Tensor, ...], *, timed: bool
+        self,
+        field: Field,
+        y0: Tensor,
+        parameters: tuple[Tensor, ...],
+        *,
+        timed: bool,
+        path: Path | None = None,
     ) -> None:
         self._field = field
         self._like = y0
         self._parameters = parameters
         self._timed = timed
+        self._path = path
         self._complex = y0.is_complex()
-        size = y0.numel() * (2 if self._complex else 1)
+        self._size = y0.numel() * (2 if self._complex else 1)
+        # Where the adjoint begins: after y, or at once.
+        self._head = 0 if path is not None else self._size
         self._real = [p.numel() * (2 if p.is_complex() else 1) for p in parameters]
-        self.segments = tuple(n for n in (size, size, sum(self._real), 1 if timed else 0) if n > 0)
-        self._size = size
+        blocks = (self._head, self._size, sum(self._real), 1 if timed else 0)
+        self.segments = tuple(n for n in blocks if n > 0)
 
     @property
     def parameter_sizes(self) -> tuple[int, ...]:
@@ -41,26 +57,41 @@ class Augmented:
 
     def pack(self, y: Tensor, a: Tensor) -> Tensor:
         """Return the state at an output where nothing has been integrated yet."""
-        head = torch.cat([self._flat(y), self._flat(a)])
-        return torch.cat([head, head.new_zeros(sum(self.segments) - 2 * self._size)])
+        parts = [self._flat(a)] if self._head == 0 else [self._flat(y), self._flat(a)]
+        rest = sum(self.segments) - self._head - self._size
+        return torch.cat([*parts, parts[0].new_zeros(rest)])
 
     def impulse(self, state: Tensor, y: Tensor, a: Tensor) -> Tensor:
         """Return the state with y set anew and `a` added to the adjoint."""
-        size = self._size
-        adjoint = state[size : 2 * size] + self._flat(a)
-        return torch.cat([self._flat(y), adjoint, state[2 * size :]])
+        state = self.anchored(state, y)
+        state[self._head : self._head + self._size] += self._flat(a)
+        return state
+
+    def anchored(self, state: Tensor, y: Tensor) -> Tensor:
+        """Return the state with y set anew, in fresh memory."""
+        state = state.clone()
+        if self._head:
+            state[: self._head] = self._flat(y)
+        return state
+
+    def rebuilt(self, state: Tensor) -> Tensor | None:
+        """Return the y that the backward solve has come to, None where it reads it from a path."""
+        return self._shaped(state[: self._head]) if self._head else None
 
     def unpack(self, state: Tensor) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
-        """Return y, a, the parameters' gradients in their own dtypes, and the integral over t."""
-        size = self._size
-        y = self._shaped(state[:size])
-        a = self._shaped(state[size : 2 * size])
-        end = 2 * size + sum(self._real)
-        parts = state[2 * size : end].split(self._real) if self._real else ()
+        """Return y, a, the parameters' gradients in their own dtypes, and the integral over t.
+
+        Along a path y is an empty vector.
+        """
+        y = state[: self._head]
+        a = self._shaped(state[self._head : self._head + self._size])
+        start = self._head + self._size
+        end = start + sum(self._real)
+        parts = state[start:end].split(self._real) if self._real else ()
         grads = [
             _like(part, parameter) for part, parameter in zip(parts, self._parameters, strict=True)
         ]
-        return y, a, grads, state[end:].sum()
+        return self._shaped(y) if self._head else y, a, grads, state[end:].sum()
 
     def tolerance(self, forward_tolerance: Tolerance, *, semi: bool) -> Tolerance:
         """Return the forward tolerance for the packed state, the norm being the largest block's.
@@ -72,32 +103,39 @@ class Augmented:
             dtype = torch.promote_types(self._like.dtype.to_real(), torch.float32)
             allowed = torch.as_tensor(atol, dtype=dtype, device=self._like.device)
             allowed = allowed.expand(sum(self.segments)).clone()
-            allowed[2 * self._size :][: sum(self._real)] = float("inf")
+            allowed[self._head + self._size :][: sum(self._real)] = float("inf")
             atol = allowed
         return Tolerance(rtol, atol, self.segments)
 
     def __call__(self, t: float, state: Tensor) -> Tensor:
         """Return the derivative of the packed state; one evaluation of f and one product with its
-        Jacobian."""
-        y, a = self._halves(state)
+        transposed Jacobian."""
+        return self.slope(t, state, ())[0]
+
+    def slope(self, t: float, state: Tensor, others: tuple[Tensor, ...]) -> tuple[Tensor, Pulled]:
+        """Return the derivative of the packed state, and a df/dx for every x of `others`."""
         with torch.enable_grad():
+            y, a = self._halves(t, state)
             y = y.detach().requires_grad_()
             time = torch.tensor(t, dtype=torch.float64, device=y.device, requires_grad=self._timed)
             slope = self._field(time if self._timed else t, y)
-            inputs = [y, *self._parameters, *([time] if self._timed else [])]
-            pulled: Sequence[Tensor | None] = [None] * len(inputs)
+            inner = [y, *self._parameters, *([time] if self._timed else [])]
+            inputs = [*inner, *others]
+            pulled: Pulled = [None] * len(inputs)
             if slope.requires_grad:
                 pulled = torch.autograd.grad(slope, inputs, a, allow_unused=True)
-        pieces = [self._flat(slope.detach())]
+        pieces = [self._flat(slope.detach())] if self._head else []
         pieces += [
             self._flat(torch.zeros_like(x) if g is None else g).neg()
-            for x, g in zip(inputs, pulled, strict=True)
+            for x, g in zip(inner, pulled, strict=False)
         ]
-        return torch.cat(pieces)
+        return torch.cat(pieces), pulled[len(inner) :]
 
-    def _halves(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        size = self._size
-        return self._shaped(state[:size]), self._shaped(state[size : 2 * size])
+    def _halves(self, t: float, state: Tensor) -> tuple[Tensor, Tensor]:
+        a = self._shaped(state[self._head : self._head + self._size])
+        if self._path is not None:
+            return self._path(t), a
+        return self._shaped(state[: self._size]), a
 
     def _flat(self, x: Tensor) -> Tensor:
         x = x.detach()
@@ -118,8 +156,9 @@ class Augmented:
             if not self._complex
             else torch.complex(value, value).expand(self._like.shape)
         )
-        rest = sum(self.segments) - 2 * self._size
-        return torch.cat([whole, whole, whole.median().expand(rest)])
+        states = [whole] * (2 if self._head else 1)
+        rest = sum(self.segments) - len(states) * self._size
+        return torch.cat([*states, whole.median().expand(rest)])
 
 
 def _like(part: Tensor, parameter: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""The adjoint's safety belt: stored states, against which the backward solve's own are held."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from ode_core import SolveError, Tolerance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+# States kept from a short solve would cost more than they tell: its ends are known.
+_SPACING = 4
+# In tolerances: what is set right, and what is no longer to be trusted.
+_NEAR, _FAR = 1.0, 100.0
+# Units of rounding that add up unseen, and a tolerance that no solve comes near to.
+_ROUNDING, _FINE = 16, 1e-12
+
+
+class Anchors:
+    """At most `count` accepted states, evenly spread, of a solve whose length is not known ahead.
+
+    Every fourth state is kept at first; where there are too many, every other one is dropped.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._spacing = _SPACING
+        self._seen = 0
+        self.states: dict[float, Tensor] = {}
+
+    def see(self, t: float, y: Tensor) -> None:
+        """Keep an accepted state, or not."""
+        self._seen += 1
+        if self._count == 0 or self._seen % self._spacing:
+            return
+        self.states[t] = y
+        if len(self.states) > self._count:
+            kept = list(self.states.items())[1::2]
+            self.states = dict(kept)
+            self._spacing *= 2
+
+
+def loosest(tolerances: Sequence[Tolerance], dtype: torch.dtype) -> list[Tolerance]:
+    """Return what the two solves of a state may differ by: tolerances, or what the dtype holds."""
+    eps = _ROUNDING * torch.finfo(dtype).eps
+    own = {id(x): x for x in tolerances}
+    return [*own.values(), *([Tolerance(eps, eps)] if eps > _FINE else [])]
+
+
+class Belt:
+    """What is done where the backward solve's state has left a stored one.
+
+    `states` are the anchors by time. The two solves that differ may have a tolerance each: the
+    looser one counts. `strict` raises where the difference is beyond 100 tolerances; otherwise one
+    warning is given.
+    """
+
+    def __init__(
+        self,
+        states: dict[float, Tensor],
+        tolerances: Sequence[Tolerance],
+        advice: str,
+        *,
+        strict: bool,
+    ) -> None:
+        self.states = states
+        self._tolerances = tolerances
+        self._advice = advice
+        self._strict = strict
+        self._warned = False
+
+    def left(self, t: float, rebuilt: Tensor, stored: Tensor) -> bool:
+        """Return whether the state at `t` has left the stored one by more than a tolerance.
+
+        Raises SolveError, or warns, beyond 100 tolerances.
+        """
+        away = min(x.norm(rebuilt - stored, stored, stored) for x in self._tolerances)
+        if not away <= _FAR:
+            if self._strict:
+                raise SolveError(
+                    f"the backward solve of gradient='adjoint' left the forward solution: at "
+                    f"t = {t:.6g} its state is {away:.3g} tolerances away, so that its gradient "
+                    f"would be wrong; {self._advice}"
+                )
+            if not self._warned:
+                self._warned = True
+                # Without figures, so that a training run shows it once.
+                warnings.warn(
+                    "the backward solve of gradient='adjoint' left the forward solution by more "
+                    f"than {_FAR:.0f} tolerances, so that its gradient may be far off; "
+                    f"{self._advice}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return not away <= _NEAR
