@@ -102,8 +102,10 @@ class _Attached(torch.autograd.Function):
         ctx: Any, name: str, backward: Backward, count: int, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.name, ctx.pull, ctx.count = name, backward, count
-        # Saved tensors know when they were changed in place between the two passes.
+        # Saved tensors know when they were changed in place between the two passes; what hooks on
+        # them give back need not be the tensors that f knows.
         ctx.save_for_backward(*tensors[count:])
+        ctx.inputs = tensors[count:]
         # Handed on rather than viewed: a view made in here could not be written into.
         ctx.mark_dirty(*tensors[:count])
         return tensors[:count]
@@ -118,9 +120,10 @@ class _Attached(torch.autograd.Function):
                     f"gradient={ctx.name!r} offers no second derivatives (create_graph=True); "
                     "take gradient='direct'"
                 )
-        y0, *tensors = ctx.saved_tensors
+        _ = ctx.saved_tensors
+        y0, *tensors = ctx.inputs
         grad_y0, found = pull(grads, y0, tuple(tensors))
-        return (None,) * (3 + ctx.count) + (grad_y0, *found)
+        return *(None,) * (3 + ctx.count), grad_y0, *found
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
