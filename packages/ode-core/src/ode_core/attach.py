@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ode_core.errors import UnsupportedError
+from ode_core.transforms import transformed
 
 Pull = Callable[
     [Tensor, Tensor, Tensor, "tuple[Tensor, ...]"], "tuple[Tensor, Sequence[Tensor | None]]"
@@ -36,10 +37,9 @@ class Backward(Protocol):
 
 def refuse_transforms(name: str, y0: Tensor) -> None:
     """Raise UnsupportedError, which names the method, for what only a recorded graph can do."""
-    dual = not torch._C._functorch.is_functorch_wrapped_tensor(y0) and (
-        forward_ad._current_level >= 0 and forward_ad.unpack_dual(y0).tangent is not None
-    )
-    if dual or torch._C._functorch.peek_interpreter_stack() is not None:
+    inside = transformed()
+    entered = forward_ad._current_level >= 0
+    if inside or (entered and forward_ad.unpack_dual(y0).tangent is not None):
         raise UnsupportedError(
             f"gradient={name!r} has no forward derivatives and does not go through the transforms "
             "of torch.func; take gradient='direct'"
