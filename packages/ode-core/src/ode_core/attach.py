@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ode_core.errors import UnsupportedError
+from ode_core.transforms import transformed
 
 Pull = Callable[
     [Tensor, Tensor, Tensor, "tuple[Tensor, ...]"], "tuple[Tensor, Sequence[Tensor | None]]"
@@ -36,10 +37,9 @@ class Backward(Protocol):
 
 def refuse_transforms(name: str, y0: Tensor) -> None:
     """Raise UnsupportedError, which names the method, for what only a recorded graph can do."""
-    dual = not torch._C._functorch.is_functorch_wrapped_tensor(y0) and (
-        forward_ad._current_level >= 0 and forward_ad.unpack_dual(y0).tangent is not None
-    )
-    if dual or torch._C._functorch.peek_interpreter_stack() is not None:
+    inside = transformed()
+    entered = forward_ad._current_level >= 0
+    if inside or (entered and forward_ad.unpack_dual(y0).tangent is not None):
         raise UnsupportedError(
             f"gradient={name!r} has no forward derivatives and does not go through the transforms "
             "of torch.func; take gradient='direct'"
@@ -102,8 +102,10 @@ class _Attached(torch.autograd.Function):
         ctx: Any, name: str, backward: Backward, count: int, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.name, ctx.pull, ctx.count = name, backward, count
-        # Saved tensors know when they were changed in place between the two passes.
+        # Saved tensors know when they were changed in place between the two passes; what hooks on
+        # them give back need not be the tensors that f knows.
         ctx.save_for_backward(*tensors[count:])
+        ctx.inputs = tensors[count:]
         # Handed on rather than viewed: a view made in here could not be written into.
         ctx.mark_dirty(*tensors[:count])
         return tensors[:count]
@@ -118,9 +120,10 @@ class _Attached(torch.autograd.Function):
                     f"gradient={ctx.name!r} offers no second derivatives (create_graph=True); "
                     "take gradient='direct'"
                 )
-        y0, *tensors = ctx.saved_tensors
+        _ = ctx.saved_tensors
+        y0, *tensors = ctx.inputs
         grad_y0, found = pull(grads, y0, tuple(tensors))
-        return (None,) * (3 + ctx.count) + (grad_y0, *found)
+        return *(None,) * (3 + ctx.count), grad_y0, *found
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ode_core.errors import UnsupportedError
 from ode_core.loops.outputs import forward
+from ode_core.transforms import transformed
 
 if TYPE_CHECKING:
     from ode_core.problem import Problem
@@ -26,8 +28,23 @@ class Direct:
     per_sample: bool = True
 
     def check(self, problem: Problem, plan: Plan) -> None:
-        """Accept every combination."""
+        """Refuse a solver that does not go through the transforms of torch.func, within one."""
+        del problem
+        if transformed() and not getattr(plan.solver, "transforms", True):
+            raise UnsupportedError(
+                f"{plan.solver.name} does not go through the transforms of torch.func; take "
+                "torch.autograd.grad, or another solver such as an explicit one"
+            )
 
     def solve(self, problem: Problem, plan: Plan) -> Trajectory:
         """Solve with whatever gradient mode is set."""
-        return forward(problem, plan)
+        try:
+            return forward(problem, plan)
+        except RuntimeError as error:
+            if transformed() and str(error).startswith("vmap"):
+                raise UnsupportedError(
+                    f"{plan.solver.name} looks at values to choose what to do next, and vmap has "
+                    "none to look at; take fixed steps of an explicit method (dt=...), or, in "
+                    "place of vmap, solve the batch with stepping='per_sample'"
+                ) from error
+            raise

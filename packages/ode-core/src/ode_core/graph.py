@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -10,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 
-def outside(out: Tensor, inner: tuple[Any, ...], known: set[int]) -> list[Tensor]:
-    """Return the leaves that `out` depends on, not through `inner` and not among `known` ids."""
-    ends = {x.grad_fn for x in inner if isinstance(x, Tensor) and x.grad_fn is not None}
-    leaves = known | {id(x) for x in inner}
-    found, seen, waiting = [], set(ends), [out.grad_fn]
+def outside(out: Tensor, inner: Iterable[Any]) -> list[Tensor]:
+    """Return the leaves that `out` depends on, other than `inner` ones and not through these."""
+    leaves, seen = set(), set()
+    for x in inner:
+        leaves.add(id(x))
+        if isinstance(x, Tensor) and x.grad_fn is not None:
+            seen.add(x.grad_fn)
+    found, waiting = [], [out.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:

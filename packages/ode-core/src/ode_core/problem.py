@@ -17,6 +17,7 @@ from ode_core.field import Field
 from ode_core.knots import knots_of
 from ode_core.layout import Layout
 from ode_core.solution import Stats
+from ode_core.transforms import mapped
 
 if TYPE_CHECKING:
     from ode_core.events import Event
@@ -107,6 +108,11 @@ def build(
     layout, packed = Layout.of(y0)
     dtype, packed = widened(packed)
     ts = as_times(t, "t")
+    if mapped(ts):
+        raise ArgumentError(
+            "vmap cannot map over times: the steps of a solve depend on them; give a batch with "
+            "stepping='per_sample' its times as [B, T]"
+        )
     if ts.dim() != 1:
         raise ArgumentError(f"t is one-dimensional; got shape {tuple(ts.shape)}")
     require_finite(ts, "t")
@@ -140,7 +146,7 @@ def widened(packed: Tensor) -> tuple[torch.dtype, Tensor]:
     """
     if not (packed.is_floating_point() or packed.is_complex()):
         raise ArgumentError(f"y0 is floating point or complex; got {packed.dtype}: use y0.float()")
-    if not bool(torch.isfinite(packed.detach()).all()):
+    if not mapped(packed) and not bool(torch.isfinite(packed.detach()).all()):
         raise ArgumentError("y0 holds NaN or infinite values; nothing can be solved from there")
     return packed.dtype, packed.float() if packed.dtype in _SHORT else packed
 

@@ -74,6 +74,7 @@ class Solver(Protocol):
       are listed in `solution.switches`;
     - `error_order`, the power of the step size with which its error estimate falls, which step-size
       control goes by; otherwise `order`;
+    - `transforms = False`, which says that it does not go through the transforms of `torch.func`;
     - `error_estimate`, a few words that say which estimate its error is;
     - `per_sample = True`, which says that it also takes per-sample steps: `init`, `step` and
       `interpolant` then get times as float64 `[B]` tensors and a state `[B, ...]`, one row a

@@ -109,7 +109,6 @@ class Again:
         swaps = {id(x): twin for x, twin in zip(given, tensors, strict=True) if x is not twin}
         self._given = given  # keeps the ids theirs
         self._mode = _Swapped(swaps) if swaps else None
-        self._known = {id(x) for x in tensors}
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
         """Return what the field returns.
@@ -119,7 +118,7 @@ class Again:
         """
         out = self._evaluated(t, y)
         if out.requires_grad:
-            strange = outside(out, (y, t), self._known)
+            strange = outside(out, (y, t, *self.tensors))
             if strange:
                 self._refuse(strange, t, y)
         return out
@@ -132,7 +131,7 @@ class Again:
 
     def _refuse(self, strange: list[Tensor], t: Any, y: Tensor) -> None:
         # A leaf that f makes anew in each evaluation is its own affair.
-        again = {id(x) for x in outside(self._evaluated(t, y), (y, t), self._known)}
+        again = {id(x) for x in outside(self._evaluated(t, y), (y, t, *self.tensors))}
         for x in strange:
             if id(x) in again:
                 raise UnsupportedError(

@@ -11,6 +11,7 @@ import torch
 
 from ode_core.control import FixedSteps, first_step
 from ode_core.solution import Stats, Status
+from ode_core.transforms import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -130,7 +131,7 @@ def _given(
         y = step.y if sent is None else sent
         t, fresh = resume, sent is not None or resume != t1
         carry = solver.init(f, t, y) if fresh and t1 != ends[-1].end else step.carry
-    if not bool(torch.isfinite(y.detach()).all()):
+    if not mapped(y) and not bool(torch.isfinite(y.detach()).all()):
         log.fail(Status.NOT_FINITE, t)
     return None
 

@@ -29,13 +29,12 @@ class Budget:
         """Return the number of states like this one, None without a limit; ArgumentError for 0."""
         if self.bytes is None:
             return self.states
-        size = sum(
-            x.numel() * x.element_size() for x in (state.y, *pytree.tree_leaves(state.carry))
-        )
+        tensors = [x for x in pytree.tree_leaves(tuple(state)) if isinstance(x, Tensor)]
+        size = sum(x.numel() * x.element_size() for x in tensors)
         if size > self.bytes:
             raise ArgumentError(
-                f"Checkpoint(bytes={self.bytes}) has no room for a state, which takes {size} bytes; "
-                "allow at least that many"
+                f"Checkpoint(bytes={self.bytes}) has no room for a state, which takes {size} "
+                "bytes; allow at least that many"
             )
         return self.bytes // max(size, 1)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ode_core.rows import where
+from ode_core.transforms import transformed
 from ode_solvers.multistep.differences import Numbers, growth, integrals, library
 from ode_solvers.reversible import size
 
@@ -90,11 +91,16 @@ def _past(terms: Numbers, *gaps: Numbers) -> Tensor:
     return past if isinstance(past, Tensor) else torch.from_numpy(past)
 
 
+def _on_host(past: Tensor) -> Numbers:
+    # Within a transform of torch.func a tensor has no memory that NumPy could share.
+    return np.array(past.tolist()) if transformed() else past.numpy()
+
+
 def window_of(t0: Any, t1: Any, y: Tensor, carry: tuple[Tensor, Tensor]) -> Window:
     """Return the past of a step from t0 to t1, of the state `y`, from the solver's carry."""
     phi, past = carry[0], carry[1].detach()
     lead = past.dim() - 1
-    numbers: Numbers = past if lead else past.numpy()
+    numbers: Numbers = past if lead else _on_host(past)
     lib, terms, gaps = library(numbers), numbers[..., 0], numbers[..., 1:]
     h: Numbers = t1 - t0 if lead else np.asarray(t1 - t0)
     moves = h != 0.0
