@@ -59,7 +59,7 @@ class Interpolated:
             del outputs
             span = accepted.span
             at = interpolant(plan.solver, watched, span, accepted.y0, accepted.step)
-            pieces.append(Piece(*span, at))
+            pieces.append(Piece(*span, accepted.until, at))
 
         detached = replace(problem, y0=problem.y0.detach())
         with torch.no_grad():
