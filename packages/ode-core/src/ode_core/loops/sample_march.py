@@ -32,8 +32,9 @@ _WORTH = 1 << 16
 class SampleStep:
     """One attempted step of the samples `rows`, `[b]`, which are still in the batch.
 
-    `accepted` is `[b]`; rows that were rejected, or have finished, are False. `until` is the time
-    up to which an accepted row answers for its solution.
+    `carry` is the solver's at the start of the step. `accepted` is `[b]`; rows that were rejected,
+    or have finished, are False. `until` is the time up to which an accepted row answers for its
+    solution.
     """
 
     rows: Tensor
@@ -41,6 +42,7 @@ class SampleStep:
     t1: Tensor
     until: Tensor
     y0: Tensor
+    carry: Any
     step: Step
     accepted: Tensor
 
@@ -110,7 +112,7 @@ def _attempt(f: Counted, part: Part, plan: Plan, log: SampleLog) -> tuple[Part, 
     reached = accept & cut
     resume = part.stops.resume.gather(1, part.stop[:, None])[:, 0]
     until = torch.where(reached, resume, t1)
-    step = SampleStep(part.rows, part.t, t1, until, part.y, made, accept)
+    step = SampleStep(part.rows, part.t, t1, until, part.y, part.carry, made, accept)
     again = part.carry if made.retry is None else made.retry
     after = replace(
         part,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ from ode_core.rows import placed, where
 from ode_core.samples import SampleProblem, Stops
 
 if TYPE_CHECKING:
-    from ode_core.protocols import Interpolant, Plan
+    from collections.abc import Callable
+
+    from ode_core.protocols import Interpolant, Plan, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +52,39 @@ class SampleTrajectory:
     total: Tensor | None = None
 
 
-def forward_samples(problem: SampleProblem, plan: Plan) -> SampleTrajectory:
-    """Solve and return each sample's states at its times; gradients are recorded if enabled."""
+@dataclass(frozen=True, eq=False)
+class Due:
+    """Outputs that lie in one step: the `[n]` rows of the step's batch, and their columns in `t`.
+
+    `theta` is `[b]`, where in the step they lie, with `inner` `[b]` for those before its end.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    theta: Tensor
+    inner: Tensor
+
+    def states(self, step: Step, at: Interpolant | None) -> Tensor:
+        """Return the states, `[n, ...]`; `at` is the step's interpolant where any is inner."""
+        states = step.y
+        if at is not None and bool(self.inner.any()):
+            states = where(self.inner, at(self.theta.clamp(0.0, 1.0)), states)
+        return states[self.rows]
+
+
+def forward_samples(
+    problem: SampleProblem,
+    plan: Plan,
+    *,
+    on_step: Callable[[SampleStep, list[Due]], None] | None = None,
+    watched: Callable[[Any, Tensor], Tensor] | None = None,
+) -> SampleTrajectory:
+    """Solve and return each sample's states at its times; gradients are recorded if enabled.
+
+    `on_step` sees every attempted step with the outputs that lie in it. `watched` is called in
+    place of the problem's field, which it calls in turn.
+    """
+    f = problem.field if watched is None else watched
     log = SampleLog(len(problem.y0), problem.ts.device)
     outputs = _Outputs(problem)
     made = SampleTrajectory(problem.y0, log)
@@ -60,7 +93,7 @@ def forward_samples(problem: SampleProblem, plan: Plan) -> SampleTrajectory:
         return made
     stops = Stops.of(problem)
     watch = SampleWatch(problem, stops.begin) if problem.given.events else None
-    steps = march_samples(problem.field, problem, stops, plan, log)
+    steps = march_samples(f, problem, stops, plan, log)
     halted: Tensor | None = None
     integrals = Integrals(problem) if problem.given.integrand is not None else None
     while True:
@@ -72,14 +105,19 @@ def forward_samples(problem: SampleProblem, plan: Plan) -> SampleTrajectory:
         at: Interpolant | None = None
         if plan.dense or watch is not None or integrals is not None:
             span = (step.t0, step.t1)
-            at = interpolant(plan.solver, problem.field, span, step.y0, step.step)
+            at = interpolant(plan.solver, f, span, step.y0, step.step)
         until = step.until
         if watch is not None and at is not None:
             until, halted = watch.look(step, at)
         if plan.dense and at is not None:
             ends = (step.t0, step.t1, until)
             made.pieces.append(SamplePiece(step.rows, *ends, step.accepted, at))
-        outputs.take(step, until, at, plan, integrals)
+        dues = outputs.due(step, until)
+        if at is None and any(bool(due.inner.any()) for due in dues):
+            at = interpolant(plan.solver, f, (step.t0, step.t1), step.y0, step.step)
+        outputs.take(step, dues, at, integrals)
+        if on_step is not None:
+            on_step(step, dues)
         if integrals is not None and at is not None:
             integrals.advance(step, until, at)
     problem.field.forget()
@@ -114,15 +152,8 @@ class _Outputs:
             due = (self._next > k).nonzero()[:, 0]
             self._put(torch.full_like(due, k), rows[due], y0[due])
 
-    def take(
-        self,
-        step: SampleStep,
-        until: Tensor,
-        at: Interpolant | None,
-        plan: Plan,
-        integrals: Integrals | None,
-    ) -> None:
-        """Take what lies in this step; rows that were not accepted have nothing."""
+    def due(self, step: SampleStep, until: Tensor) -> list[Due]:
+        """Return what lies in this step; rows that were not accepted have nothing."""
         rows = step.rows
         sign = self._problem.direction[rows]
         reached = torch.searchsorted(
@@ -131,22 +162,34 @@ class _Outputs:
         first = self._next[rows]
         count = torch.where(step.accepted, reached - first, 0).clamp(min=0)
         self._next[rows] = first + count
+        dues = []
         for k in range(int(count.max())):
-            due = count > k
-            column = torch.where(due, first + k, 0)
+            some = count > k
+            column = torch.where(some, first + k, 0)
             t = self._times[rows, column]
-            inner = due & ((t - step.t1) * sign < 0.0)
-            states = step.step.y
-            if bool(inner.any()):
-                if at is None:
-                    span = (step.t0, step.t1)
-                    at = interpolant(plan.solver, self._problem.field, span, step.y0, step.step)
-                theta = torch.where(inner, (t - step.t0) / (step.t1 - step.t0), 1.0)
-                states = where(inner, at(theta.clamp(0.0, 1.0)), states)
-            which = due.nonzero()[:, 0]
-            self._put(column[which], rows[which], states[which])
+            inner = some & ((t - step.t1) * sign < 0.0)
+            theta = torch.where(inner, (t - step.t0) / (step.t1 - step.t0), 1.0)
+            which = some.nonzero()[:, 0]
+            dues.append(Due(which, column[which], theta, inner))
+        return dues
+
+    def take(
+        self,
+        step: SampleStep,
+        dues: list[Due],
+        at: Interpolant | None,
+        integrals: Integrals | None,
+    ) -> None:
+        """Take the states that lie in this step."""
+        for due in dues:
+            self._put(due.columns, step.rows[due.rows], due.states(step.step, at))
             if integrals is not None and at is not None:
-                integrals.take(step, torch.where(due, t, step.t0), at, column, due)
+                some = torch.zeros_like(step.accepted)
+                some[due.rows] = True
+                column = torch.zeros_like(step.rows)
+                column[due.rows] = due.columns
+                t = torch.where(some, self._times[step.rows, column], step.t0)
+                integrals.take(step, t, at, column, some)
 
     def _put(self, columns: Tensor, rows: Tensor, states: Tensor) -> None:
         if not self._recorded:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ode_core import ArgumentError
+from ode_core import ArgumentError, UnsupportedError
 from ode_core.replay import twin
+from ode_core.samples import SampleProblem
 from ode_solvers.gradients.rewind import (
     Rewind,
     leaves_of,
@@ -16,6 +17,7 @@ from ode_solvers.gradients.rewind import (
     solve_recorded,
     with_leaves,
 )
+from ode_solvers.gradients.sample_rewind import refuse_what_has_no_row, solve_samples_recorded
 from ode_solvers.gradients.tape import Budget
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from ode_core.attach import Gradients
     from ode_core.problem import Problem
     from ode_core.protocols import VectorField
-    from ode_core.solution import Trajectory
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Checkpoint:
     bytes: int | None = None
     name: str = "checkpoint"
     exact: bool = True
+    per_sample: bool = True
 
     def __post_init__(self) -> None:
         if self.states is not None and self.bytes is not None:
@@ -62,15 +64,27 @@ class Checkpoint:
                 f"{given}"
             )
 
-    def check(self, problem: Problem, plan: Plan) -> None:
-        """Refuse a solver whose steps torch does not see."""
-        del problem
+    def check(self, problem: Problem | SampleProblem, plan: Plan) -> None:
+        """Refuse a solver whose steps torch does not see, and what has no row of its own."""
         refuse_outside_of_torch(plan)
+        if not isinstance(problem, SampleProblem):
+            return
+        refuse_what_has_no_row(problem, self.name)
+        if self._budget != Budget():
+            raise UnsupportedError(
+                "Checkpoint keeps to a budget with shared steps only; drop states=... or "
+                "bytes=..., or stepping='per_sample'"
+            )
 
-    def solve(self, problem: Problem, plan: Plan) -> Trajectory:
+    def solve(self, problem: Problem | SampleProblem, plan: Plan) -> Any:
         """Solve without a graph and attach the replay as the backward pass."""
-        budget = Budget(self.states, self.bytes)
-        return solve_recorded(problem, plan, self.name, budget, _Steps)
+        if isinstance(problem, SampleProblem):
+            return solve_samples_recorded(problem, plan, self.name, _Steps.evaluated)
+        return solve_recorded(problem, plan, self.name, self._budget, _Steps)
+
+    @property
+    def _budget(self) -> Budget:
+        return Budget(self.states, self.bytes)
 
 
 class _Steps(Rewind):

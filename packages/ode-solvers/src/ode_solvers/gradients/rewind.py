@@ -117,7 +117,8 @@ class Rewind:
         count = len(tensors) - len(begun_with(self.plan))
         return tensors[:count], tensors[count:]
 
-    def field(self, again: Again) -> VectorField:
+    @staticmethod
+    def evaluated(again: Again) -> VectorField:
         """Return the field with which a step is made again to be differentiated."""
         return again
 
@@ -169,7 +170,7 @@ class Rewind:
         `later` is what the later steps say about the state, and the carry, that this one ends with.
         """
         with torch.enable_grad():
-            f = self.field(again)
+            f = self.evaluated(again)
             y = state.y.detach().requires_grad_()
             if state.carry is None:
                 carry, leaves = self.started(f, index, y), []
@@ -189,7 +190,7 @@ class Rewind:
         inner = 1 + len(leaves)
         for k, grad in enumerate(found[inner:]):
             if grad is not None:
-                totals[k] = _sum(totals[k], grad)
+                totals[k] = sum_of(totals[k], grad)
         return list(found[:inner])
 
     def _replayed(
@@ -221,7 +222,8 @@ class Rewind:
         return [state_at(accepted, time, at) for time in times]
 
 
-def _sum(total: Tensor | None, grad: Tensor) -> Tensor:
+def sum_of(total: Tensor | None, grad: Tensor) -> Tensor:
+    """Return the sum of two gradients, of which the first may not be there yet."""
     if total is None:
         return grad
     # A dense tensor takes a sparse one, not the other way round.

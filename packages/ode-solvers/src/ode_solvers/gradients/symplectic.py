@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ode_core import UnsupportedError
+from ode_core.samples import SampleProblem
 from ode_solvers.gradients.rewind import Rewind, refuse_outside_of_torch, solve_recorded
+from ode_solvers.gradients.sample_rewind import refuse_what_has_no_row, solve_samples_recorded
 from ode_solvers.gradients.tape import Budget
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from ode_core.problem import Problem
     from ode_core.protocols import VectorField
     from ode_core.replay import Again
-    from ode_core.solution import Trajectory
 
 
 @dataclass(frozen=True)
@@ -36,21 +37,26 @@ class Symplectic:
 
     name: str = "symplectic"
     exact: bool = True
+    per_sample: bool = True
 
-    def check(self, problem: Problem, plan: Plan) -> None:
-        """Refuse a solver whose steps torch does not see."""
-        del problem
+    def check(self, problem: Problem | SampleProblem, plan: Plan) -> None:
+        """Refuse a solver whose steps torch does not see, and what has no row of its own."""
         refuse_outside_of_torch(plan)
+        if isinstance(problem, SampleProblem):
+            refuse_what_has_no_row(problem, self.name)
 
-    def solve(self, problem: Problem, plan: Plan) -> Trajectory:
+    def solve(self, problem: Problem | SampleProblem, plan: Plan) -> Any:
         """Solve without a graph and attach the replay as the backward pass."""
+        if isinstance(problem, SampleProblem):
+            return solve_samples_recorded(problem, plan, self.name, _Stages.evaluated)
         return solve_recorded(problem, plan, self.name, Budget(), _Stages)
 
 
 class _Stages(Rewind):
     """The backward pass of one solve, with one evaluation's graph at a time."""
 
-    def field(self, again: Again) -> VectorField:
+    @staticmethod
+    def evaluated(again: Again) -> VectorField:
         """Return a field that forgets how each of its values came about."""
 
         def evaluate(t: Any, y: Tensor) -> Tensor:

@@ -1,0 +1,222 @@
+"""Going back through a recorded solve with per-sample steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ode_core import UnsupportedError
+from ode_core.attach import attach_all, differentiable, refuse_transforms
+from ode_core.capture import Watched
+from ode_core.interpolation import interpolant
+from ode_core.loops.sample_outputs import Due, SampleTrajectory, forward_samples
+from ode_core.replay import Again, Replay
+from ode_core.rows import where
+from ode_solvers.gradients.rewind import leaves_of, sum_of, with_leaves
+
+if TYPE_CHECKING:
+    from ode_core import Plan, Step
+    from ode_core.attach import Gradients
+    from ode_core.loops.sample_march import SampleStep
+    from ode_core.protocols import Carry, VectorField
+    from ode_core.samples import SampleProblem
+
+    Grads = list[Tensor | None]
+
+
+def refuse_what_has_no_row(problem: SampleProblem, name: str) -> None:
+    """Raise UnsupportedError for events and integrals, whose states are none of the outputs."""
+    if problem.given.asks:
+        raise UnsupportedError(
+            f"gradient={name!r} knows neither events nor integrands with stepping='per_sample'; "
+            "take gradient='direct', or shared steps"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """An attempted step of the samples `rows`; `t1` is `t0` in rows that were not accepted.
+
+    `jumped` are the rows that go on from `until` with a carry made anew, `carry` None where the
+    solver's `init` makes it from the state.
+    """
+
+    rows: Tensor
+    t0: Tensor
+    t1: Tensor
+    until: Tensor
+    jumped: Tensor
+    y0: Tensor
+    carry: Carry
+    dues: list[Due]
+
+
+@dataclass(eq=False)
+class _Record:
+    """The attempted steps of a solve, in order, and the state that each sample has reached."""
+
+    one_step: bool
+    latest: Tensor
+    steps: list[_Kept] = field(default_factory=list)
+
+    def keep(self, step: SampleStep, dues: list[Due]) -> None:
+        """Note a step, unless all of its rows stand still."""
+        accepted = step.accepted
+        if not bool(accepted.any()):
+            return
+        carry = None if self.one_step else step.carry
+        t1 = torch.where(accepted, step.t1, step.t0)
+        jumped = accepted & (step.until != step.t1)
+        kept = _Kept(step.rows, step.t0, t1, step.until, jumped, step.y0, carry, dues)
+        self.steps.append(kept)
+        reached = where(accepted, step.step.y, step.y0)
+        self.latest = self.latest.index_copy(0, step.rows, reached)
+
+
+def solve_samples_recorded(
+    problem: SampleProblem,
+    plan: Plan,
+    name: str,
+    evaluated: Callable[[Again], VectorField],
+) -> SampleTrajectory:
+    """Solve without a graph and attach going back through the steps as the backward pass.
+
+    `evaluated` gives the field with which a step is made again to be differentiated.
+    """
+    if not torch.is_grad_enabled():
+        return forward_samples(problem, plan)
+    refuse_transforms(name, problem.y0)
+    replay, watched = Replay(problem.field, problem.y0.device), Watched(problem.field)
+    record = _Record(plan.solver.one_step, problem.y0.detach())
+    detached = replace(problem, y0=problem.y0.detach())
+    with torch.no_grad():
+        made = forward_samples(detached, plan, on_step=record.keep, watched=watched)
+    replay.settle()
+    tensors = watched.tensors
+    if differentiable(problem.y0, tensors):
+        back = _Rewind(problem, plan, record, replay, evaluated)
+        (made.ys,) = attach_all(name, back, (made.ys,), problem.y0, tensors)
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class _Rewind:
+    """The backward pass: every recorded step again, from the last to the first."""
+
+    problem: SampleProblem
+    plan: Plan
+    record: _Record
+    replay: Replay
+    evaluated: Callable[[Again], VectorField]
+
+    def __call__(
+        self, grads: tuple[Tensor, ...], y0: Tensor, tensors: tuple[Tensor, ...]
+    ) -> Gradients:
+        """Return the gradients of `y0` and `tensors` from those of the states `[T, B, ...]`."""
+        f, calls, (grad_ys,) = self.problem.field, self.problem.field.calls, grads
+        totals: Grads = [None] * len(tensors)
+        after, later = self.record.latest, [torch.zeros_like(y0)]
+        with self.replay.again(tensors) as again:
+            for kept in reversed(self.record.steps):
+                self._pull(kept, after, later, grad_ys, again, totals)
+                after = after.index_copy(0, kept.rows, kept.y0)
+            if len(later) > 1:
+                self._pull_start(y0, later, again, totals)
+        still = (self.problem.ts.detach() == self.problem.start[:, None]).T
+        still = still.view(*still.shape, *(1,) * (y0.dim() - 1))
+        self.problem.stats.backward_f_calls += f.calls - calls
+        f.forget()
+        return later[0] + torch.where(still, grad_ys, 0.0).sum(0), totals
+
+    def _pull(
+        self,
+        kept: _Kept,
+        after: Tensor,
+        later: list[Tensor],
+        grad_ys: Tensor,
+        again: Again,
+        totals: Grads,
+    ) -> None:
+        """Put what a step makes of the gradients of its end into those of its start, in place.
+
+        `later` are those of all samples' states, `[B, ...]`, and of the carry.
+        """
+        rows = kept.rows
+        with torch.enable_grad():
+            f = self.evaluated(again)
+            y = kept.y0.detach().requires_grad_()
+            leaves: list[Tensor] = []
+            if kept.carry is None:
+                carry = self.plan.solver.init(f, kept.t0, y)
+            else:
+                leaves = [x.detach().requires_grad_() for x in leaves_of(kept.carry)]
+                carry = with_leaves(kept.carry, leaves)
+            step = self._replayed(f, kept, (y, carry), after[rows])
+            # Rows that stand still keep their value in a step, but its derivative need not know.
+            moved = where(kept.t1 != kept.t0, step.y, y)
+            reached, pulled = [moved], [later[0][rows]]
+            if len(later) > 1:
+                reached += leaves_of(self._left(f, kept, step, carry))
+                pulled += [x[rows] for x in later[1:]]
+            reached += self._outputs(f, kept, y, step)
+            pulled += [grad_ys[due.columns, rows[due.rows]] for due in kept.dues]
+            live = [(x, g) for x, g in zip(reached, pulled, strict=True) if x.requires_grad]
+        ends, grads = zip(*live, strict=True)
+        found = torch.autograd.grad(ends, [y, *leaves, *again.tensors], grads, allow_unused=True)
+        inner = 1 + len(leaves)
+        if len(later) < inner:
+            batch = len(later[0])
+            later += [x.new_zeros(batch, *x.shape[1:]) for x in leaves]
+        for k, grad in enumerate(found[:inner]):
+            # What a step does not depend on says nothing about its start.
+            given = torch.zeros_like(later[k][rows]) if grad is None else grad
+            later[k] = later[k].index_copy(0, rows, given)
+        _add(totals, found[inner:])
+
+    def _pull_start(self, y0: Tensor, later: list[Tensor], again: Again, totals: Grads) -> None:
+        """Add what the first carry, made from the start, says about that."""
+        with torch.enable_grad():
+            y = y0.detach().requires_grad_()
+            carry = self.plan.solver.init(self.evaluated(again), self.problem.start, y)
+        pairs = zip(leaves_of(carry), later[1:], strict=True)
+        live = [(x, g) for x, g in pairs if x.requires_grad]
+        if not live:
+            return
+        ends, grads = zip(*live, strict=True)
+        first, *found = torch.autograd.grad(ends, [y, *again.tensors], grads, allow_unused=True)
+        later[0] = later[0] if first is None else later[0] + first
+        _add(totals, found)
+
+    def _replayed(
+        self, f: VectorField, kept: _Kept, start: tuple[Tensor, Carry], after: Tensor
+    ) -> Step:
+        solver = self.plan.solver
+        again = getattr(solver, "replay", None)
+        if again is not None and kept.carry is None:
+            step: Step = again(f, kept.t0, kept.t1, *start, after)
+            return step
+        return solver.step(f, kept.t0, kept.t1, *start, None)
+
+    def _left(self, f: VectorField, kept: _Kept, step: Step, carry: Carry) -> Carry:
+        """Return the carry with which each sample goes on."""
+        left = where(kept.t1 != kept.t0, step.carry, carry)
+        if bool(kept.jumped.any()):
+            start = torch.where(kept.jumped, kept.until, kept.t1)
+            left = where(kept.jumped, self.plan.solver.init(f, start, step.y), left)
+        return left
+
+    def _outputs(self, f: VectorField, kept: _Kept, y: Tensor, step: Step) -> list[Tensor]:
+        at = None
+        if any(bool(due.inner.any()) for due in kept.dues):
+            at = interpolant(self.plan.solver, f, (kept.t0, kept.t1), y, step)
+        return [due.states(step, at) for due in kept.dues]
+
+
+def _add(totals: Grads, found: Sequence[Tensor | None]) -> None:
+    for k, grad in enumerate(found):
+        if grad is not None:
+            totals[k] = sum_of(totals[k], grad)
