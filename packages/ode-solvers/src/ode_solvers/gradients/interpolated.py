@@ -33,8 +33,8 @@ class Interpolated:
     """Gradients from the adjoint ODE along the dense output that the forward solve has left.
 
     Backwards from t1 only a' = -a df/dy is solved, with y read from the steps' own polynomials: a
-    solution that cannot be solved backwards does no harm. The parameters' gradient is summed up
-    step by step. It converges with the tolerance of the solve, whose steps and polynomials it goes
+    solution that cannot be solved backwards does no harm. Steps end where the polynomials do. The
+    parameters' gradient is summed up step by step. It converges with the tolerance of the solve, whose steps and polynomials it goes
     by, and is not the gradient of the discrete solve. Memory: the slopes of every accepted step.
 
     Source: Hindmarsh et al., SUNDIALS, ACM TOMS 31 (2005), section 3.3 (CVODES); Daulbaev et al.,
@@ -99,7 +99,7 @@ class _Pull:
         adjoint = Augmented(self.problem.field, y0, inside, timed=timed, path=self._state)
         totals = None if inside else Totals(parameters, y0, self.plan.tolerance)
         plan = packed_plan(self.plan, adjoint, self.nodes, semi=False)
-        back = Backward(self.problem, plan, self.nodes, self.name)
+        back = Backward(self.problem, plan, self.nodes, self.name, by_nodes=True)
         return pulled(back, adjoint, totals, (grad_ys, ys, y0), timed=timed)
 
     def _state(self, t: float) -> Tensor:
