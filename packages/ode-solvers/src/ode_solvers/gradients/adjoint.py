@@ -14,10 +14,11 @@ from ode_core import (
     Tolerance,
     solvers,
 )
-from ode_core.attach import attach
+from ode_core.attach import attach, refuse_transforms
 from ode_core.capture import Watched
 from ode_core.loops.outputs import forward
 from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
+from ode_core.replay import Replay
 from ode_solvers.gradients.anchors import Anchors, Belt, loosest
 from ode_solvers.gradients.augmented import Augmented
 from ode_solvers.gradients.backward import Backward, packed_plan, pulled, until
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ode_core import Plan, Solver
     from ode_core.loops.march import Accepted
     from ode_core.problem import Problem
+    from ode_core.replay import Again
     from ode_core.solution import Trajectory
 
 
@@ -108,6 +110,8 @@ class Adjoint:
         """Solve without a graph and attach the backward solve."""
         if not torch.is_grad_enabled():
             return forward(problem, plan)
+        refuse_transforms(self.name, problem.y0)
+        replay = Replay(problem.field, problem.y0.device)
         watched = Watched(problem.field) if self.parameters is None else None
         nodes, anchors = [problem.times[0]], Anchors(self.anchors)
         back = self._plan(plan)
@@ -122,11 +126,12 @@ class Adjoint:
         detached = replace(problem, y0=problem.y0.detach())
         with torch.no_grad():
             trajectory = forward(detached, plan, on_step=keep, watched=watched)
+        replay.settle()
         if trajectory.status.failed:
             return trajectory
         problem = problem.at(trajectory.times, trajectory.wanted)
         ends = until(nodes, problem.times[-1])
-        pull = _Pull(problem, back, ends, anchors.states, plan.tolerance, self)
+        pull = _Pull(problem, back, ends, anchors.states, plan.tolerance, self, replay)
         tensors = watched.tensors if watched is not None else self.parameters or ()
         if problem.ts.requires_grad:
             tensors = (*tensors, problem.ts)
@@ -173,25 +178,32 @@ class _Pull:
     anchors: dict[float, Tensor]
     tolerance: Tolerance | None
     method: Adjoint
+    replay: Replay
 
     def __call__(
         self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        problem, method = self.problem, self.method
-        timed = problem.ts.requires_grad
-        parameters = tensors[:-1] if timed else tensors
+        timed = self.problem.ts.requires_grad
+        known = grad_ys, ys, y0
+        with self.replay.again(tensors[:-1] if timed else tensors) as again:
+            return self._pulled(again, known, timed=timed)
+
+    def _pulled(
+        self, again: Again, known: tuple[Tensor, Tensor, Tensor], *, timed: bool
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        problem, method, y0 = self.problem, self.method, known[-1]
         # SciPy's steps, and a plan of one's own, see the parameters' gradient in the state.
         inside = method.backward is not None or getattr(self.plan.solver, "chooses_steps", False)
-        adjoint = Augmented(problem.field, y0, parameters if inside else (), timed=timed)
+        adjoint = Augmented(again, y0, again.tensors if inside else (), timed=timed)
         semi = method.norm == "semi"
         totals = None
         if not inside:
-            totals = Totals(parameters, y0, None if semi else self.plan.tolerance)
+            totals = Totals(again.tensors, y0, None if semi else self.plan.tolerance)
         plan = packed_plan(self.plan, adjoint, self.nodes, semi=semi)
         if method.backward is not None:
             plan = method.backward(adjoint, plan, problem.times)
         back = Backward(problem, plan, self.nodes, method.name, self._belt(y0))
-        return pulled(back, adjoint, totals, (grad_ys, ys, y0), timed=timed)
+        return pulled(back, adjoint, totals, known, timed=timed)
 
     def _belt(self, y0: Tensor) -> Belt | None:
         if self.method.anchors == 0:

@@ -12,8 +12,7 @@ from ode_core import Tolerance
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ode_core.field import Field
-
+    Field = Callable[[float | Tensor, Tensor], Tensor]
     Pulled = Sequence[Tensor | None]
 
 Path = Callable[[float], "Tensor"]
@@ -37,7 +36,7 @@ class Augmented:
         timed: bool,
         path: Path | None = None,
     ) -> None:
-        self._field = field
+        self.field = field
         self._like = y0
         self._parameters = parameters
         self._timed = timed
@@ -118,7 +117,7 @@ class Augmented:
         with torch.enable_grad():
             y = y.detach().requires_grad_()
             time = self._time(t, y) if self._timed else t
-            slope = self._field(time, y)
+            slope = self.field(time, y)
             inner = [y, *self._parameters]
             if isinstance(time, torch.Tensor):
                 inner.append(time)

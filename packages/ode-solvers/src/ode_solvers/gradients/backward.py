@@ -181,7 +181,7 @@ def pulled(
     still = times.count(times[0])
     grad_ts = torch.zeros(len(times), dtype=torch.float64)
     for index in range(still, len(times)) if timed else ():
-        slope = field(times[index], ys[index])
+        slope = adjoint.field(times[index], ys[index])
         grad_ts[index] = torch.sum(grad_ys[index].conj() * slope).real
     grad_y0, along = grad_ys[:still].sum(0), torch.zeros(())
     grads: list[Tensor | None] = []
