@@ -96,7 +96,7 @@ class Backward:
         """
         impulses: dict[float, Tensor] = {}
         stored: dict[float, Tensor] = {}
-        asked = (grad_ys.flatten(1) != 0).any(1).tolist()
+        asked = (grad_ys.reshape(len(grad_ys), -1) != 0).any(1).tolist()
         for index in range(still, len(self.problem.times)):
             t = _before_jump(self.problem.times[index], jumps, self.problem.direction)
             stored[t] = ys[index]
