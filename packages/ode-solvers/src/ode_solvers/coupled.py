@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from ode_core import Solver, Tolerance
     from ode_core.protocols import Interpolant, VectorField
 
-# Tolerances that the two solutions may differ by.
-_PARTED = 100.0
+# Tolerances that the two solutions may differ by, and by which a step may part them further.
+_PARTED, _PARTING = 100.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Coupled:
     y1 = lambda y + (1 - lambda) z + Psi_h(z), z1 = z - Psi_(-h)(y1). The carry is `(z,)`. A
     coupling below 1 is what holds the two together, and loses a factor of 1/lambda to rounding with
     every step taken back. The error of a step is the base's estimate for the first increment, or a
-    hundredth of what the solutions differ by, which the estimate does not see: where f drives the
-    two apart, steps become many, or too small to go on.
+    tenth of what it parts the solutions further, which the estimate does not see. Where f drives
+    the two apart by 100 tolerances, as decay does, no step is accepted any more.
 
     Raises ArgumentError for a base that is implicit or needs a history, and a coupling that is not
     in (0, 1].
@@ -98,6 +99,10 @@ class Coupled:
     ) -> Step:
         """Advance `y` from t0 to t1 by the second solution's increment, then that by y's."""
         (z,) = carry
+        parted: Any = None if tolerance is None else tolerance.norm(y - z, y, y)
+        if isinstance(parted, float) and parted > _PARTED:
+            # No step is short enough to mend what the steps before have left.
+            return Step(y, sys.float_info.max, carry, None)
         ahead = self._base_step(field, t0, t1, z, tolerance)
         # As y plus a little of z: equal copies stay equal to the last bit.
         y1 = y + (1.0 - self.coupling) * (z - y) + (ahead.y - z)
@@ -107,7 +112,10 @@ class Coupled:
         z1 = z - (self._base_step(field, t1, t0, y1, None).y - y1)
         y1, z1 = unless_still(t0, t1, y, y1), unless_still(t0, t1, z, z1)
         if error is not None and tolerance is not None:
-            error = _larger(error, tolerance.norm(y1 - z1, y, y1) / _PARTED)
+            further = tolerance.norm(y1 - z1, y, y1) - parted
+            error = _larger(error, further / _PARTING)
+            if isinstance(error, Tensor):
+                error = torch.where(parted > _PARTED, sys.float_info.max, error)
         return Step(y1, error, (z1,), (z, ahead))
 
     def reverse(

@@ -14,10 +14,11 @@ from ode_core import (
     Tolerance,
     solvers,
 )
-from ode_core.attach import attach
+from ode_core.attach import attach, refuse_transforms
 from ode_core.capture import Watched
 from ode_core.loops.outputs import forward
 from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
+from ode_core.replay import Replay
 from ode_solvers.gradients.anchors import Anchors, Belt, loosest
 from ode_solvers.gradients.augmented import Augmented
 from ode_solvers.gradients.backward import Backward, packed_plan, pulled, until
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ode_core import Plan, Solver
     from ode_core.loops.march import Accepted
     from ode_core.problem import Problem
+    from ode_core.replay import Again
     from ode_core.solution import Trajectory
 
 
@@ -108,26 +110,32 @@ class Adjoint:
         """Solve without a graph and attach the backward solve."""
         if not torch.is_grad_enabled():
             return forward(problem, plan)
-        watched = Watched(problem.field) if self.parameters is None else None
+        refuse_transforms(self.name, problem.y0)
+        replay = Replay(problem.field, problem.y0.device)
+        watched = Watched(problem.field)
         nodes, anchors = [problem.times[0]], Anchors(self.anchors)
         back = self._plan(plan)
-        given = back.tolerance is None
+        fixed = back.tolerance is None
 
         def keep(accepted: Accepted, outputs: list[int]) -> None:
             del outputs
-            if given:
+            if fixed:
                 nodes.append(accepted.t1)
             anchors.see(accepted.t1, accepted.step.y)
 
         detached = replace(problem, y0=problem.y0.detach())
         with torch.no_grad():
             trajectory = forward(detached, plan, on_step=keep, watched=watched)
+        replay.settle()
         if trajectory.status.failed:
             return trajectory
         problem = problem.at(trajectory.times, trajectory.wanted)
         ends = until(nodes, problem.times[-1])
-        pull = _Pull(problem, back, ends, anchors.states, plan.tolerance, self)
-        tensors = watched.tensors if watched is not None else self.parameters or ()
+        tensors = watched.tensors if self.parameters is None else self.parameters
+        given = {id(x) for x in tensors}
+        others = tuple(x for x in watched.tensors if id(x) not in given)
+        kept = _Kept(ends, anchors.states, others, plan.tolerance)
+        pull = _Pull(problem, back, kept, self, replay)
         if problem.ts.requires_grad:
             tensors = (*tensors, problem.ts)
         trajectory.ys = attach(self.name, pull, trajectory.ys, problem.y0, tensors)
@@ -164,44 +172,69 @@ class Adjoint:
 
 
 @dataclass(frozen=True)
+class _Kept:
+    """What the forward solve leaves: its nodes, anchors and tolerance.
+
+    `others` are the tensors that take part and get no gradient.
+    """
+
+    nodes: tuple[float, ...]
+    anchors: dict[float, Tensor]
+    others: tuple[Tensor, ...]
+    tolerance: Tolerance | None
+
+
+@dataclass(frozen=True)
 class _Pull:
-    """The backward pass of one solve; `tolerance` is that of the forward one."""
+    """The backward pass of one solve."""
 
     problem: Problem
     plan: Plan
-    nodes: tuple[float, ...]
-    anchors: dict[float, Tensor]
-    tolerance: Tolerance | None
+    kept: _Kept
     method: Adjoint
+    replay: Replay
 
     def __call__(
         self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        problem, method = self.problem, self.method
-        timed = problem.ts.requires_grad
+        timed = self.problem.ts.requires_grad
+        known = grad_ys, ys, y0
         parameters = tensors[:-1] if timed else tensors
+        with self.replay.again((*parameters, *self.kept.others)) as again:
+            return self._pulled(again, again.tensors[: len(parameters)], known, timed=timed)
+
+    def _pulled(
+        self,
+        again: Again,
+        parameters: tuple[Tensor, ...],
+        known: tuple[Tensor, Tensor, Tensor],
+        *,
+        timed: bool,
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        problem, method, y0 = self.problem, self.method, known[-1]
         # SciPy's steps, and a plan of one's own, see the parameters' gradient in the state.
         inside = method.backward is not None or getattr(self.plan.solver, "chooses_steps", False)
-        adjoint = Augmented(problem.field, y0, parameters if inside else (), timed=timed)
+        adjoint = Augmented(again, y0, parameters if inside else (), timed=timed)
         semi = method.norm == "semi"
         totals = None
         if not inside:
             totals = Totals(parameters, y0, None if semi else self.plan.tolerance)
-        plan = packed_plan(self.plan, adjoint, self.nodes, semi=semi)
+        plan = packed_plan(self.plan, adjoint, self.kept.nodes, semi=semi)
         if method.backward is not None:
             plan = method.backward(adjoint, plan, problem.times)
-        back = Backward(problem, plan, self.nodes, method.name, self._belt(y0))
-        return pulled(back, adjoint, totals, (grad_ys, ys, y0), timed=timed)
+        belt = self._belt(y0, fixed=plan.tolerance is None)
+        back = Backward(problem, plan, self.kept.nodes, method.name, belt)
+        return pulled(back, adjoint, totals, known, timed=timed)
 
-    def _belt(self, y0: Tensor) -> Belt | None:
+    def _belt(self, y0: Tensor, *, fixed: bool) -> Belt | None:
         if self.method.anchors == 0:
             return None
         times = self.problem.times
-        inside = {t: y for t, y in self.anchors.items() if t not in times}
-        given = self.plan.tolerance, self.tolerance
+        inside = {t: y for t, y in self.kept.anchors.items() if t not in times}
+        given = self.plan.tolerance, self.kept.tolerance
         return Belt(
             inside | {times[0]: y0},
             loosest([x or Tolerance(DEFAULT_RTOL, DEFAULT_ATOL) for x in given], y0.dtype),
             "take gradient='checkpoint', a tighter tolerance, smaller steps or more anchors",
-            strict=self.method.drift == "raise" and None not in given,
+            strict=self.method.drift == "raise" and not fixed and None not in given,
         )

@@ -12,8 +12,7 @@ from ode_core import Tolerance
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ode_core.field import Field
-
+    Field = Callable[[float | Tensor, Tensor], Tensor]
     Pulled = Sequence[Tensor | None]
 
 Path = Callable[[float], "Tensor"]
@@ -37,7 +36,7 @@ class Augmented:
         timed: bool,
         path: Path | None = None,
     ) -> None:
-        self._field = field
+        self.field = field
         self._like = y0
         self._parameters = parameters
         self._timed = timed
@@ -114,22 +113,32 @@ class Augmented:
 
     def slope(self, t: float, state: Tensor, others: tuple[Tensor, ...]) -> tuple[Tensor, Pulled]:
         """Return the derivative of the packed state, and a df/dx for every x of `others`."""
+        y, a = self._halves(t, state)
         with torch.enable_grad():
-            y, a = self._halves(t, state)
             y = y.detach().requires_grad_()
-            time = torch.tensor(t, dtype=torch.float64, device=y.device, requires_grad=self._timed)
-            slope = self._field(time if self._timed else t, y)
-            inner = [y, *self._parameters, *([time] if self._timed else [])]
+            time = self._time(t, y) if self._timed else t
+            slope = self.field(time, y)
+            inner = [y, *self._parameters]
+            if isinstance(time, torch.Tensor):
+                inner.append(time)
             inputs = [*inner, *others]
             pulled: Pulled = [None] * len(inputs)
             if slope.requires_grad:
                 pulled = torch.autograd.grad(slope, inputs, a, allow_unused=True)
-        pieces = [self._flat(slope.detach())] if self._head else []
-        pieces += [
-            self._flat(torch.zeros_like(x) if g is None else g).neg()
-            for x, g in zip(inner, pulled, strict=False)
-        ]
-        return torch.cat(pieces), pulled[len(inner) :]
+        out, place = torch.empty_like(state), self._head
+        if self._head:
+            out[: self._head] = self._flat(slope)
+        for x, grad in zip(inner, pulled, strict=False):
+            end = place + x.numel() * (2 if x.is_complex() else 1)
+            if grad is None:
+                out[place:end] = 0.0
+            else:
+                torch.neg(self._flat(grad), out=out[place:end])
+            place = end
+        return out, pulled[len(inner) :]
+
+    def _time(self, t: float, y: Tensor) -> Tensor:
+        return torch.tensor(t, dtype=torch.float64, device=y.device, requires_grad=True)
 
     def _halves(self, t: float, state: Tensor) -> tuple[Tensor, Tensor]:
         a = self._shaped(state[self._head : self._head + self._size])

@@ -33,8 +33,9 @@ _SLIVER, _NEAR = 1e-9, 1e-6
 class Backward:
     """A backward solve from the last output to the start.
 
-    `nodes` are the ends of the forward solve's steps, from its first time to its last. Where
-    `belt` is given the solve's own states are held against the stored ones.
+    `nodes` are the ends of the forward solve's steps, from its first time to its last; `by_nodes`
+    ends chosen steps there too. Where `belt` is given the solve's own states are held against the
+    stored ones.
     """
 
     problem: Problem
@@ -42,6 +43,7 @@ class Backward:
     nodes: tuple[float, ...]
     name: str
     belt: Belt | None = None
+    by_nodes: bool = False
 
     def run(
         self, adjoint: Augmented, totals: Totals | None, grad_ys: Tensor, ys: Tensor, still: int
@@ -94,7 +96,7 @@ class Backward:
         """
         impulses: dict[float, Tensor] = {}
         stored: dict[float, Tensor] = {}
-        asked = (grad_ys.flatten(1) != 0).any(1).tolist()
+        asked = (grad_ys.reshape(len(grad_ys), -1) != 0).any(1).tolist()
         for index in range(still, len(self.problem.times)):
             t = _before_jump(self.problem.times[index], jumps, self.problem.direction)
             stored[t] = ys[index]
@@ -106,7 +108,8 @@ class Backward:
         """Return where the backward steps must end: impulses, the far sides of jumps, and t0."""
         start, last = self.problem.times[0], self.problem.times[-1]
         reached = {jump.end for jump in jumps} | {last}
-        stops = {t: Stop(t, t) for t in (*impulses, start) if t not in reached}
+        kinks = self.nodes if self.by_nodes else ()
+        stops = {t: Stop(t, t) for t in (*impulses, *kinks, start) if t not in reached}
         stops |= {jump.resume: Stop(jump.resume, jump.end) for jump in jumps}
         return [stops[t] for t in sorted(stops, reverse=last > start)]
 
@@ -178,7 +181,7 @@ def pulled(
     still = times.count(times[0])
     grad_ts = torch.zeros(len(times), dtype=torch.float64)
     for index in range(still, len(times)) if timed else ():
-        slope = field(times[index], ys[index])
+        slope = adjoint.field(times[index], ys[index])
         grad_ts[index] = torch.sum(grad_ys[index].conj() * slope).real
     grad_y0, along = grad_ys[:still].sum(0), torch.zeros(())
     grads: list[Tensor | None] = []

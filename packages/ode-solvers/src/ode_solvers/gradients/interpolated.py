@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ode_core.attach import attach
+from ode_core.attach import attach, refuse_transforms
 from ode_core.capture import Watched
 from ode_core.interpolation import interpolant
 from ode_core.loops.outputs import forward
+from ode_core.replay import Replay
 from ode_core.solution import Piece
 from ode_solvers.gradients.augmented import Augmented
 from ode_solvers.gradients.backward import Backward, packed_plan, pulled, until
@@ -33,9 +34,10 @@ class Interpolated:
     """Gradients from the adjoint ODE along the dense output that the forward solve has left.
 
     Backwards from t1 only a' = -a df/dy is solved, with y read from the steps' own polynomials: a
-    solution that cannot be solved backwards does no harm. The parameters' gradient is summed up
-    step by step. It converges with the tolerance of the solve, whose steps and polynomials it goes
-    by, and is not the gradient of the discrete solve. Memory: the slopes of every accepted step.
+    solution that cannot be solved backwards does no harm. Steps end where the polynomials do. The
+    parameters' gradient is summed up step by step. It converges with the tolerance of the solve,
+    whose steps and polynomials it goes by, and is not the gradient of the discrete solve. Memory:
+    the slopes of every accepted step.
 
     Source: Hindmarsh et al., SUNDIALS, ACM TOMS 31 (2005), section 3.3 (CVODES); Daulbaev et al.,
     Interpolation technique to speed up gradients propagation in neural ODEs, NeurIPS 2020.
@@ -52,6 +54,8 @@ class Interpolated:
         """Solve without a graph, keep every step's polynomial and attach the backward solve."""
         if not torch.is_grad_enabled():
             return forward(problem, plan)
+        refuse_transforms(self.name, problem.y0)
+        replay = Replay(problem.field, problem.y0.device)
         watched = Watched(problem.field)
         pieces: list[Piece] = []
 
@@ -64,6 +68,7 @@ class Interpolated:
         detached = replace(problem, y0=problem.y0.detach())
         with torch.no_grad():
             trajectory = forward(detached, plan, on_step=keep, watched=watched)
+        replay.settle()
         if trajectory.status.failed:
             return trajectory
         problem = problem.at(trajectory.times, trajectory.wanted)
@@ -71,7 +76,8 @@ class Interpolated:
         back = replace(plan, dt=None, dense=False, record_steps=False, start=None)
         if not plan.solver.adaptive:
             back = replace(back, tolerance=None)
-        pull = _Pull(problem, back, until(nodes, problem.times[-1]), tuple(pieces), self.name)
+        ends = until(nodes, problem.times[-1])
+        pull = _Pull(problem, back, ends, tuple(pieces), self.name, replay)
         tensors = watched.tensors
         if problem.ts.requires_grad:
             tensors = (*tensors, problem.ts)
@@ -88,19 +94,21 @@ class _Pull:
     nodes: tuple[float, ...]
     pieces: tuple[Piece, ...]
     name: str
+    replay: Replay
 
     def __call__(
         self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         timed = self.problem.ts.requires_grad
-        parameters = tensors[:-1] if timed else tensors
-        # SciPy's steps see the parameters' gradient in the state.
-        inside = parameters if getattr(self.plan.solver, "chooses_steps", False) else ()
-        adjoint = Augmented(self.problem.field, y0, inside, timed=timed, path=self._state)
-        totals = None if inside else Totals(parameters, y0, self.plan.tolerance)
-        plan = packed_plan(self.plan, adjoint, self.nodes, semi=False)
-        back = Backward(self.problem, plan, self.nodes, self.name)
-        return pulled(back, adjoint, totals, (grad_ys, ys, y0), timed=timed)
+        with self.replay.again(tensors[:-1] if timed else tensors) as again:
+            # SciPy's steps see the parameters' gradient in the state.
+            inside = getattr(self.plan.solver, "chooses_steps", False)
+            parameters = again.tensors if inside else ()
+            adjoint = Augmented(again, y0, parameters, timed=timed, path=self._state)
+            totals = None if inside else Totals(again.tensors, y0, self.plan.tolerance)
+            plan = packed_plan(self.plan, adjoint, self.nodes, semi=False)
+            back = Backward(self.problem, plan, self.nodes, self.name, by_nodes=True)
+            return pulled(back, adjoint, totals, (grad_ys, ys, y0), timed=timed)
 
     def _state(self, t: float) -> Tensor:
         sign = self.problem.direction

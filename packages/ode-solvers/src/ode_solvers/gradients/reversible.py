@@ -9,11 +9,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ode_core import ArgumentError, SolveError, UnsupportedError, solvers
-from ode_core.attach import attach
+from ode_core.attach import attach, refuse_transforms
 from ode_core.capture import Watched
 from ode_core.interpolation import interpolant
 from ode_core.loops.march import Accepted
 from ode_core.loops.outputs import forward, state_at
+from ode_core.replay import Replay
 from ode_solvers.coupled import Coupled
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ode_core import Plan, Solver
     from ode_core.problem import Problem
     from ode_core.protocols import Carry
+    from ode_core.replay import Again
     from ode_core.solution import Trajectory
 
     Gradients = list[Tensor | None]
@@ -71,6 +73,8 @@ class ReversibleGradient:
         """Solve without a graph and attach the steps backwards as the backward pass."""
         if not torch.is_grad_enabled():
             return forward(problem, plan)
+        refuse_transforms(self.name, problem.y0)
+        replay = Replay(problem.field, problem.y0.device)
         watched = Watched(problem.field)
         steps: list[_Taken] = []
         held: list[tuple[Tensor, Carry]] = []
@@ -85,12 +89,13 @@ class ReversibleGradient:
         detached = replace(problem, y0=problem.y0.detach())
         with torch.no_grad():
             trajectory = forward(detached, plan, on_step=keep, watched=watched)
+        replay.settle()
         if trajectory.status.failed:
             return trajectory
         if steps:
             steps[-1] = steps[-1]._replace(end=held[0])
         placed = problem.at(trajectory.times, trajectory.wanted)
-        pull = _Back(placed, plan.solver, tuple(steps))
+        pull = _Back(placed, plan.solver, tuple(steps), replay)
         trajectory.ys = attach(self.name, pull, trajectory.ys, problem.y0, watched.tensors)
         return trajectory
 
@@ -102,49 +107,58 @@ class _Back:
     problem: Problem
     solver: Solver
     steps: tuple[_Taken, ...]
+    replay: Replay
 
     def __call__(
         self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         field = self.problem.field
-        solver: Any = self.solver
         calls = field.calls
+        with self.replay.again(tensors) as again:
+            pulled = self._walk(again, grad_ys, ys, y0)
+        self.problem.stats.backward_f_calls += field.calls - calls
+        field.forget()
+        return pulled
+
+    def _walk(
+        self, again: Again, grad_ys: Tensor, ys: Tensor, y0: Tensor
+    ) -> tuple[Tensor, Gradients]:
+        solver: Any = self.solver
+        tensors = again.tensors
         totals: Gradients = [None] * len(tensors)
         later: Gradients = []
-        y, carry = y0, None
+        y: Tensor = y0
+        carry: Carry = None
         for index in range(len(self.steps) - 1, -1, -1):
             taken = self.steps[index]
             t0, t1, _ = taken.times
             y1, carry1 = (y, carry) if taken.end is None else taken.end
             with torch.no_grad():
-                y, carry = solver.reverse(field, t0, t1, y1, carry1)
+                y, carry = solver.reverse(again, t0, t1, y1, carry1)
             if index == 0:
                 self._compare(t0, y, y0)
                 y = y0
-            later = self._again(taken, (y, carry), later, grad_ys, ys, (tensors, totals))
+            later = self._made(taken, (y, carry), later, (grad_ys, ys), (again, totals))
         start = self.problem.times.count(self.problem.times[0])
         grad_y0 = grad_ys[:start].sum(0)
         if later and later[0] is not None:
             grad_y0 = grad_y0 + later[0]
-        self.problem.stats.backward_f_calls += field.calls - calls
-        field.forget()
         return grad_y0, totals
 
-    def _again(
+    def _made(
         self,
         taken: _Taken,
         rebuilt: tuple[Tensor, Carry],
         later: Gradients,
-        grad_ys: Tensor,
-        ys: Tensor,
-        sums: tuple[tuple[Tensor, ...], Gradients],
+        known: tuple[Tensor, Tensor],
+        into: tuple[Again, Gradients],
     ) -> Gradients:
         """Add one step's gradients to the totals and return those of the state it starts from.
 
         `later` is what the steps after it say about its state and, where they go on with it, carry.
         """
-        field, (t0, t1, _) = self.problem.field, taken.times
-        tensors, totals = sums
+        (field, totals), (t0, t1, _), (grad_ys, ys) = into, taken.times, known
+        tensors = field.tensors
         with torch.enable_grad():
             y = rebuilt[0].detach().requires_grad_()
             leaves: list[Tensor] = []
@@ -159,7 +173,7 @@ class _Back:
             reached = [step.y, *(pytree.tree_leaves(step.carry) if len(later) > 1 else [])]
             pairs = [(o, g) for o, g in zip(reached, later, strict=False) if g is not None]
             accepted = Accepted(*taken.times, y, carry, step, taken.fresh)
-            states = self._outputs(taken, accepted)
+            states = self._outputs(field, taken, accepted)
         for index, state in zip(taken.outputs, states, strict=True):
             self._compare(self.problem.times[index], state.detach(), ys[index])
             pairs.append((state, grad_ys[index]))
@@ -171,18 +185,16 @@ class _Back:
             [o for o, _ in live], [y, *leaves, *tensors], [g for _, g in live], allow_unused=True
         )
         for place, grad in enumerate(found[inner:]):
-            known = totals[place]
+            total = totals[place]
             if grad is not None:
-                totals[place] = grad if known is None else known + grad
+                totals[place] = grad if total is None else total + grad
         return list(found[:inner])
 
-    def _outputs(self, taken: _Taken, accepted: Accepted) -> list[Tensor]:
+    def _outputs(self, field: Again, taken: _Taken, accepted: Accepted) -> list[Tensor]:
         times = [self.problem.times[index] for index in taken.outputs]
         at = None
         if any(time != accepted.t1 for time in times):
-            at = interpolant(
-                self.solver, self.problem.field, accepted.span, accepted.y0, accepted.step
-            )
+            at = interpolant(self.solver, field, accepted.span, accepted.y0, accepted.step)
         return [state_at(accepted, time, at) for time in times]
 
     def _compare(self, t: float, rebuilt: Tensor, true: Tensor) -> None:

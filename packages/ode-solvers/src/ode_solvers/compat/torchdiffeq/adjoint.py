@@ -197,7 +197,7 @@ def odeint_adjoint(
         atol if adjoint_atol is None else adjoint_atol,
     )
     parameters = _parameters(func, adjoint_params, (chosen or {}).get("norm"))
-    gradient = Adjoint(parameters=parameters, backward=backward)
+    gradient = Adjoint(parameters=parameters, backward=backward, drift="warn")
     return call.solve(gradient).ys if event_fn is None else until_event(call, event_fn, gradient)
 
 
