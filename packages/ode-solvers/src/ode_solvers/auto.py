@@ -125,7 +125,7 @@ class Auto:
         tolerance: Tolerance | None,
     ) -> Step:
         """Advance `y`, any shape, from t0 to t1 by the method in charge."""
-        method, switchable = float(carry.counts[0]), tolerance is not None
+        method, switchable = float(carry.counts.detach()[0]), tolerance is not None
         if method == _EXPLICIT:
             made = self.explicit_method.step(field, t0, t1, y, (carry.slope,), tolerance)
             counts = carry.counts

@@ -147,9 +147,22 @@ def build(config: RunConfig, settings: Settings, **options: Any) -> nn.Module:
     """
     used = solving(config, settings)
     if models[config.model].solves:
-        options |= used
+        options |= used | {"solver": _solver(config.solver)}
     model: nn.Module = models.create(config.model, **options)
     return model
+
+
+def _solver(name: str) -> Any:
+    """Return what a model is given as its solver.
+
+    Its samples know nothing of each other, and an implicit solver that can make use of that should.
+    """
+    if not solvers[name].implicit:
+        return name
+    try:
+        return solvers.create(name, batched=True)
+    except ArgumentError:  # a solver from elsewhere may have no such option
+        return name
 
 
 def direct_twin(

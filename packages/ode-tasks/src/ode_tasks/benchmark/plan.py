@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Record)
 
-LARGEST_IMPLICIT_STATE = 256
+LARGEST_IMPLICIT_STATE = 64
 """An implicit step solves equations as large as the state, at a cost that grows with its cube."""
 
 
