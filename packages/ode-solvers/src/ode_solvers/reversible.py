@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ode_core import Step
@@ -51,9 +52,9 @@ class AsynchronousLeapfrog:
         del tolerance
         (v,) = carry
         h = size(t0, t1, y)
-        slope = field(t0 + 0.5 * (t1 - t0), y + (0.5 * h) * v)
+        slope = field(t0 + 0.5 * (t1 - t0), moved(y, 0.5 * h, v))
         after = 2.0 * slope - v
-        return Step(y + h * slope, None, (unless_still(t0, t1, v, after),), None)
+        return Step(moved(y, h, slope), None, (unless_still(t0, t1, v, after),), None)
 
     def reverse(
         self, field: VectorField, t0: Any, t1: Any, y1: Tensor, carry1: tuple[Tensor]
@@ -61,8 +62,8 @@ class AsynchronousLeapfrog:
         """Return the state and the carry at t0 of the step that led to those at t1."""
         (v,) = carry1
         h = size(t0, t1, y1)
-        slope = field(t0 + 0.5 * (t1 - t0), y1 - (0.5 * h) * v)
-        return y1 - h * slope, (unless_still(t0, t1, v, 2.0 * slope - v),)
+        slope = field(t0 + 0.5 * (t1 - t0), moved(y1, -0.5 * h, v))
+        return moved(y1, -h, slope), (unless_still(t0, t1, v, 2.0 * slope - v),)
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,9 @@ class ReversibleHeun:
         del tolerance
         z, slope = carry
         h = size(t0, t1, y)
-        z1 = unless_still(t0, t1, z, 2.0 * y - z + h * slope)
+        z1 = unless_still(t0, t1, z, moved(2.0 * y - z, h, slope))
         slope1 = field(t1, z1)
-        return Step(y + (0.5 * h) * (slope + slope1), None, (z1, slope1), None)
+        return Step(moved(y, 0.5 * h, slope + slope1), None, (z1, slope1), None)
 
     def reverse(
         self, field: VectorField, t0: Any, t1: Any, y1: Tensor, carry1: tuple[Tensor, Tensor]
@@ -117,6 +118,13 @@ def size(t0: Any, t1: Any, y: Tensor) -> Any:
     """Return t1 - t0 as what scales a state: a number, or one a sample as `[B, 1, ...]`."""
     h = t1 - t0
     return along(h, y) if isinstance(h, Tensor) and h.dim() else h
+
+
+def moved(y: Tensor, h: Any, slope: Tensor) -> Tensor:
+    """Return y + h slope, in one operation; h as `size` returns it."""
+    if isinstance(h, Tensor):
+        return torch.addcmul(y, h, slope) if h.dtype == y.dtype else y + h * slope
+    return torch.add(y, slope, alpha=h)
 
 
 def unless_still(t0: Any, t1: Any, before: Tensor, after: Tensor) -> Tensor:

@@ -172,8 +172,10 @@ class _Back:
             step = self.solver.step(field, t0, t1, y, carry, None)
             reached = [step.y, *(pytree.tree_leaves(step.carry) if len(later) > 1 else [])]
             pairs = [(o, g) for o, g in zip(reached, later, strict=False) if g is not None]
-            accepted = Accepted(*taken.times, y, carry, step, taken.fresh)
-            states = self._outputs(field, taken, accepted)
+            states: list[Tensor] = []
+            if taken.outputs:
+                accepted = Accepted(*taken.times, y, carry, step, taken.fresh)
+                states = self._outputs(field, taken, accepted)
         for index, state in zip(taken.outputs, states, strict=True):
             self._compare(self.problem.times[index], state.detach(), ys[index])
             pairs.append((state, grad_ys[index]))
@@ -187,7 +189,8 @@ class _Back:
         for place, grad in enumerate(found[inner:]):
             total = totals[place]
             if grad is not None:
-                totals[place] = grad if total is None else total + grad
+                # The first one is autograd's own and may be shared.
+                totals[place] = grad.clone() if total is None else total.add_(grad)
         return list(found[:inner])
 
     def _outputs(self, field: Again, taken: _Taken, accepted: Accepted) -> list[Tensor]:
