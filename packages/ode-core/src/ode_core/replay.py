@@ -61,9 +61,6 @@ class Replay:
     def settle(self) -> None:
         """Note that the forward solve is over: what f itself has written may change later, too."""
         self._versions = [kept for kept in self._versions if kept[0]._version == kept[1]]
-        if self._autocast[0]:
-            # Casts made without gradients must not serve what comes after with gradients.
-            torch.clear_autocast_cache()
 
     @contextmanager
     def again(self, tensors: tuple[Tensor, ...], *, twice: bool = False) -> Iterator[Again]:
