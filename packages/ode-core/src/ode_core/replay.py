@@ -113,22 +113,16 @@ class Again:
         Raises UnsupportedError, which names it, for a tensor that takes part although it was not
         seen in the forward solve.
         """
-        out = self._evaluated(t, y)
+        out = self.field(t, y, self._mode)
         if out.requires_grad:
             strange = outside(out, (y, t, *self.tensors))
             if strange:
                 self._refuse(strange, t, y)
         return out
 
-    def _evaluated(self, t: Any, y: Tensor) -> Tensor:
-        if self._mode is None:
-            return self.field(t, y)
-        with self._mode:
-            return self.field(t, y)
-
     def _refuse(self, strange: list[Tensor], t: Any, y: Tensor) -> None:
         # A leaf that f makes anew in each evaluation is its own affair.
-        again = {id(x) for x in outside(self._evaluated(t, y), (y, t, *self.tensors))}
+        again = {id(x) for x in outside(self.field(t, y, self._mode), (y, t, *self.tensors))}
         for x in strange:
             if id(x) in again:
                 raise UnsupportedError(
