@@ -27,7 +27,7 @@ SOLVERS = ("dopri5", "rk4", "adams_moulton")
 def label(method):
     if isinstance(method, str):
         return method
-    options = {k: v for k, v in vars(method).items() if k not in ("name", "exact") and v}
+    options = {k: v for k, v in vars(method).items() if k in ("states", "bytes") and v}
     return f"{method.name}, " + ", ".join(f"{k}={v}" for k, v in options.items())
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -12,26 +10,13 @@ import ode_core
 from ode_core import FixedSteps, UnsupportedError, solve
 from ode_solvers import Checkpoint, Symplectic
 from tests.problems import F64, flat, lotka_volterra
+from tests.solvers.differentiated import Net, off, problem
 
 IN_TORCH = [name for name, record in ode_core.solvers.items() if record.differentiable]
 OUTSIDE = [name for name, record in ode_core.solvers.items() if not record.differentiable]
 REPLAYED = ["checkpoint", "symplectic", Checkpoint(states=3)]
 NAMES = ["checkpoint", "symplectic", "checkpoint-3-states"]
 replayed = pytest.mark.parametrize("gradient", REPLAYED, ids=NAMES)
-
-
-class Net(nn.Module):
-    def __init__(self, dtype=F64):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 2)).to(dtype)
-
-    def forward(self, t, y):
-        return self.layers(torch.cat([y, t.expand(len(y), 1)], 1))
-
-
-def off(found, exact):
-    top = sum((a - b).abs().square().sum() for a, b in zip(found, exact, strict=True))
-    return math.sqrt(top / sum(b.abs().square().sum() for b in exact))
 
 
 class Stranger:
@@ -56,17 +41,6 @@ class Stranger:
         y1 = y + h * ((1.0 + ratio) * slope - ratio * carry["slope"])
         kept = {"slope": slope, "size": torch.tensor(h), "count": carry["count"] + 1}
         return ode_core.Step(y1, None, kept, None)
-
-
-def problem(solver, dtype=F64):
-    torch.manual_seed(1)
-    net = Net(dtype)
-    y0 = torch.randn(3, 2, dtype=dtype, requires_grad=True)
-    takes_pairs = isinstance(solver, str) and ode_core.solvers[solver].takes_pairs
-    f, start = net, y0
-    if takes_pairs:
-        f, start = (lambda t, pair: (pair[1], net(t, pair[0]))), (y0, 0.5 * y0)
-    return f, start, [y0, *net.parameters()]
 
 
 def gradients(gradient, solver, dtype=F64, times=(0.0, 0.33, 0.7, 1.0), **options):
@@ -237,45 +211,6 @@ def test_gradcheck(gradient):
         assert torch.autograd.gradcheck(check, (y0, rate), **slack)
 
 
-@pytest.mark.parametrize("gradient", ["direct", "checkpoint", Checkpoint(states=2)], ids=str)
-def test_second_derivatives(gradient):
-    torch.manual_seed(0)
-    x = torch.randn(2, dtype=F64, requires_grad=True)
-    rate = torch.tensor(1.5, dtype=F64, requires_grad=True)
-
-    def end(x, rate, **options):
-        y0, matrix = x.exp(), torch.outer(x, x)  # a start and an input with graphs of their own
-        f = lambda t, y: rate * torch.tanh(matrix @ y) - y
-        return solve(f, y0, [0.0, 0.0, 0.3, 1.0], gradient=gradient, **options).ys
-
-    for options in (
-        {"solver": "rk4", "dt": 0.25},
-        {"solver": "leapfrog", "dt": 0.25},
-        {"solver": "adams_bashforth", "controller": FixedSteps(), "dt": 0.1},
-        {"solver": "kvaerno5", "controller": FixedSteps(), "dt": 0.3},
-    ):
-        check = lambda x, rate, options=options: end(x, rate, **options)
-        assert torch.autograd.gradgradcheck(check, (x, rate))
-
-
-def test_second_derivatives_of_chosen_steps():
-    def hessian(gradient, solver):
-        net = Net()
-        torch.manual_seed(3)
-        y0 = torch.randn(1, 2, dtype=F64, requires_grad=True)
-        with torch.no_grad():
-            for p in net.parameters():
-                p.copy_(torch.randn(p.shape, dtype=F64))
-        ys = solve(net, y0, [0.0, 0.4, 1.0], solver=solver, gradient=gradient, rtol=1e-6,
-                   atol=1e-6).ys  # fmt: skip
-        first = torch.autograd.grad(ys.square().sum(), [y0, *net.parameters()], create_graph=True)
-        penalty = sum(g.square().sum() for g in first)
-        return torch.autograd.grad(penalty, [y0, *net.parameters()])
-
-    for solver in ("dopri5", "dopri8", "adams_moulton"):
-        assert off(hessian("checkpoint", solver), hessian("direct", solver)) < 1e-10
-
-
 # Integrated with the variational equations in 128-bit arithmetic: component 1, component 2.
 LOTKA_VOLTERRA = [
     (1.965996054728169080621, -2.743979155920181058254),
@@ -392,6 +327,9 @@ def test_direct_keeps_at_most_eight_buffers_a_step(solver):
     assert (saved(20) - saved(10)) / 10 <= 8
 
 
-def test_symplectic_is_an_object_too():
-    assert Symplectic().exact
-    assert Checkpoint().exact
+def test_a_tensor_that_f_returns_stays_out_of_every_graph():
+    constant = torch.ones(2, dtype=F64)
+    y0 = torch.ones(2, dtype=F64, requires_grad=True)
+    ys = solve(lambda t, y: constant, y0, [0.0, 1.0], gradient=Symplectic()).ys
+    assert torch.equal(torch.autograd.grad(ys[-1].sum(), y0)[0], constant)
+    assert not constant.requires_grad

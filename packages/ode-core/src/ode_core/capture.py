@@ -91,8 +91,7 @@ class Watched:
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
         """Return what the field returns."""
-        with self._capture:
-            return self._field(t, y)
+        return self._field(t, y, self._capture)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -36,11 +37,16 @@ class Field:
         self._last: Tensor | None = None
         self._last_version = 0
 
-    def __call__(self, t: float | Tensor, y: Tensor) -> Tensor:
-        """Return dy/dt at a time (host float, 0-d or `[B]`) and a packed state, like the state."""
+    def __call__(
+        self, t: float | Tensor, y: Tensor, mode: AbstractContextManager[Any] | None = None
+    ) -> Tensor:
+        """Return dy/dt at a time (host float, 0-d or `[B]`) and a packed state, like the state.
+
+        f alone is called within `mode`, not the work around it.
+        """
         self.calls += 1
         version = _version(y)
-        out = self.plain(t, y)
+        out = self.plain(t, y, mode)
         if _version(y) != version:
             raise ArgumentError(
                 "f wrote into the state that it was given; let it return a new tensor"
@@ -52,16 +58,17 @@ class Field:
         self._last, self._last_version = out, _version(out)
         return out
 
-    def plain(self, t: float | Tensor, y: Tensor) -> Tensor:
+    def plain(
+        self, t: float | Tensor, y: Tensor, mode: AbstractContextManager[Any] | None = None
+    ) -> Tensor:
         """Return what `__call__` does, uncounted and without the checks on writing."""
         layout = self.layout
         time, state = self.time(t), layout.unpack(self.seen(y))
-        if self._draws is None:
-            out = self.f(time, state, *self.args)
+        if mode is None:
+            out = self._evaluated(time, state)
         else:
-            out = self._draws(self.f, time, state, *self.args)
-            if self._draws.random is False:
-                self._draws = None
+            with mode:
+                out = self._evaluated(time, state)
         if layout.spec is not None or type(out) is not Tensor or out.shape != y.shape:
             out = layout.pack(out, "what f returns")
             if out.shape != y.shape:
@@ -71,6 +78,14 @@ class Field:
         if out.dtype != self._dtype:
             out = self._cast(out)
         return out if self._packed == self._dtype else out.to(self._packed)
+
+    def _evaluated(self, time: Tensor, state: Any) -> Any:
+        if self._draws is None:
+            return self.f(time, state, *self.args)
+        out = self._draws(self.f, time, state, *self.args)
+        if self._draws.random is False:
+            self._draws = None
+        return out
 
     def time(self, t: float | Tensor) -> Tensor:
         """Return a time as f gets it: in its dtype, on the state's device."""

@@ -61,9 +61,6 @@ class Replay:
     def settle(self) -> None:
         """Note that the forward solve is over: what f itself has written may change later, too."""
         self._versions = [kept for kept in self._versions if kept[0]._version == kept[1]]
-        if self._autocast[0]:
-            # Casts made without gradients must not serve what comes after with gradients.
-            torch.clear_autocast_cache()
 
     @contextmanager
     def again(self, tensors: tuple[Tensor, ...], *, twice: bool = False) -> Iterator[Again]:
@@ -116,22 +113,16 @@ class Again:
         Raises UnsupportedError, which names it, for a tensor that takes part although it was not
         seen in the forward solve.
         """
-        out = self._evaluated(t, y)
+        out = self.field(t, y, self._mode)
         if out.requires_grad:
             strange = outside(out, (y, t, *self.tensors))
             if strange:
                 self._refuse(strange, t, y)
         return out
 
-    def _evaluated(self, t: Any, y: Tensor) -> Tensor:
-        if self._mode is None:
-            return self.field(t, y)
-        with self._mode:
-            return self.field(t, y)
-
     def _refuse(self, strange: list[Tensor], t: Any, y: Tensor) -> None:
         # A leaf that f makes anew in each evaluation is its own affair.
-        again = {id(x) for x in outside(self._evaluated(t, y), (y, t, *self.tensors))}
+        again = {id(x) for x in outside(self.field(t, y, self._mode), (y, t, *self.tensors))}
         for x in strange:
             if id(x) in again:
                 raise UnsupportedError(

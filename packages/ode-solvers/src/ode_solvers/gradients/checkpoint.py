@@ -115,10 +115,10 @@ class _Steps(Rewind):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the states of all outputs after the start, and the carry's at the end."""
         start, states = self.plan.start, []
-        carry = with_leaves(start.carry, begun) if begun and start is not None else None
+        goes_on = start is not None and not self.tape.fresh(0)
+        carry = with_leaves(start.carry, begun) if goes_on and start is not None else None
         for index in range(len(self.tape)):
-            if self.tape.fresh(index):
-                carry = self.started(f, index, y)
+            carry = self.begin(f, index, y, None if self.tape.fresh(index) else carry)
             step = self.step(f, index, y, carry)
             states += self.outputs(f, index, y, carry, step)
             y, carry = step.y, step.carry

@@ -128,13 +128,14 @@ class Rewind:
         def advance(start: int, end: int, state: State) -> State:
             with torch.no_grad():
                 y, carry = state
-                carry = self.started(f, start, y) if carry is None else carry
+                carry = self.begin(f, start, y, None) if carry is None else carry
                 for index in range(start, end):
                     step = self.step(f, index, y, carry)
-                    y, carry = step.y, step.carry
-                    if index + 1 < end and self.tape.fresh(index + 1):
-                        carry = self.started(f, index + 1, y)
-            own = self.plan.solver.one_step or self.tape.fresh(end)
+                    y = step.y
+                    own = self.tape.fresh(index + 1)
+                    if index + 1 < end or not (own or self.plan.solver.one_step):
+                        carry = self.begin(f, index + 1, y, None if own else step.carry)
+            own = self.tape.fresh(end) or self.plan.solver.one_step
             return State(y, None if own else carry)
 
         return advance
@@ -144,16 +145,21 @@ class Rewind:
         solver, (t0, t1, _) = self.plan.solver, self.tape.span(index)
         # What a carry says about later steps may depend on the error of this one.
         tolerance = None if solver.one_step else self.plan.tolerance
+        return solver.step(f, t0, t1, y, carry, tolerance)
+
+    def begin(self, f: VectorField, index: int, y: Tensor, carry: Carry) -> Carry:
+        """Return the carry with which a step was accepted, from that left by the step before.
+
+        None is for one that `init` makes; rejected attempts may have changed either.
+        """
+        solver, t0 = self.plan.solver, self.tape.span(index)[0]
+        carry = solver.init(f, t0, y) if carry is None else carry
         for end in self.tape.rejected(index):
-            tried = solver.step(f, t0, end, y, carry, tolerance)
+            tried = solver.step(f, t0, end, y, carry, self.plan.tolerance)
             # One that was not too bad was made again for the sake of an event.
             refused = tried.error is not None and not float(tried.error) <= 1.0
             carry = tried.retry if refused and tried.retry is not None else carry
-        return solver.step(f, t0, t1, y, carry, tolerance)
-
-    def started(self, f: VectorField, index: int, y: Tensor) -> Carry:
-        """Return the carry that `init` makes for a step."""
-        return self.plan.solver.init(f, self.tape.span(index)[0], y)
+        return carry
 
     def _pull(
         self,
@@ -173,7 +179,7 @@ class Rewind:
             f = self.evaluated(again)
             y = state.y.detach().requires_grad_()
             if state.carry is None:
-                carry, leaves = self.started(f, index, y), []
+                carry, leaves = self.begin(f, index, y, None), []
             else:
                 leaves = [x.detach().requires_grad_() for x in leaves_of(state.carry)]
                 carry = with_leaves(state.carry, leaves)

@@ -40,7 +40,10 @@ class Budget:
 
 
 class State(NamedTuple):
-    """Where a step starts; `carry` is None where the solver's `init` makes it from the state."""
+    """Where a step starts; `carry` is None where the solver's `init` makes it from the state.
+
+    Otherwise it is that with which the step was accepted.
+    """
 
     y: Tensor
     carry: Carry
@@ -73,9 +76,9 @@ class Tape:
     def plan(self) -> Plan:
         """Return the plan of the solve to be recorded."""
         plan = self._plan
-        if plan.solver.one_step or plan.tolerance is None or self._budget == Budget():
+        if plan.solver.one_step or plan.tolerance is None:
             return plan
-        # A rejection may change the carry, so that a solve made again must reject again.
+        # A rejection may change the carry, so that a step made again must be rejected again.
         noting: Any = _Noting(plan.solver, self._attempts)
         return replace(plan, solver=noting)
 
