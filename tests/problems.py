@@ -69,3 +69,8 @@ def van_der_pol(mu):
 def lotka_volterra(t, y):
     a, b, c, d = 1.5, 1.0, 3.0, 1.0
     return torch.stack([a * y[0] - b * y[0] * y[1], -c * y[1] + d * y[0] * y[1]])
+
+
+def solved_for(gradient, dt=0.5):
+    """Options of a fixed-step solve that this gradient method can go back through."""
+    return {"solver": "reversible_heun" if gradient == "reversible" else "rk4", "dt": dt}

@@ -9,6 +9,7 @@ import ode_core
 from ode_models import ODEBlock, ODENet, ResNet
 from ode_models.fields import ConvField
 from ode_models.resnet import ResidualBlock
+from tests.problems import solved_for
 
 CLASSIFIERS = [n for n, r in ode_core.models.items() if r.fits == "classification"]
 
@@ -38,7 +39,7 @@ def test_images_become_logits_and_gradients_reach_every_parameter(name, size):
 @pytest.mark.parametrize("gradient", ode_core.gradients)
 def test_the_odenet_trains_with_every_gradient_method(gradient):
     torch.manual_seed(0)
-    model = made("odenet", solver="rk4", dt=0.5, gradient=gradient)
+    model = made("odenet", **solved_for(gradient), gradient=gradient)
     images, labels = torch.randn(16, 3, 8, 8), torch.arange(16) % 5
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ode_core
+from tests.problems import solved_for
 
 OPTIONS = {
     "classification": {"channels": 1, "classes": 3, "width": 8},
@@ -24,7 +25,7 @@ NAMES = [r.name for r in RECORDS]
 
 def make(record, gradient="direct"):
     torch.manual_seed(0)
-    solve = {"solver": "rk4", "dt": 0.5, "gradient": gradient} if record.solves else {}
+    solve = solved_for(gradient) | {"gradient": gradient} if record.solves else {}
     model = ode_core.models.create(record.name, **OPTIONS[record.fits], **solve)
     # A new forecaster's network says nothing yet, and nothing would reach what lies before it.
     with torch.no_grad():

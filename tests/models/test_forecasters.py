@@ -12,6 +12,7 @@ from ode_core import ArgumentError
 from ode_models import Forecast
 from ode_models.forecast import LEAST_STD, LinearPath, check_horizons, features, ordered
 from ode_models.latent_ode import Posterior
+from tests.problems import solved_for
 
 HORIZONS = (0.25, 0.5, 1.0)
 FORECASTERS = [n for n, r in ode_core.models.items() if r.fits == "forecasting"]
@@ -250,7 +251,7 @@ def test_the_latent_path_is_read_at_each_readings_own_time():
 def test_the_latent_ode_learns_with_every_gradient(gradient):
     torch.manual_seed(0)
     model = ode_core.models.create(
-        "latent_ode", horizons=HORIZONS, width=8, gradient=gradient, solver="rk4", dt=0.25
+        "latent_ode", horizons=HORIZONS, width=8, gradient=gradient, **solved_for(gradient, 0.25)
     )
     t, v, m = readings(16)
     target = v[:, -1:] + (v[:, -1:] - v[:, -2:-1]) * torch.tensor(HORIZONS)

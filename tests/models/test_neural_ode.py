@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import ode_core
+from tests.problems import solved_for
 
 
 def test_it_is_registered_for_dynamics():
@@ -14,7 +15,13 @@ def test_it_is_registered_for_dynamics():
 
 @pytest.mark.parametrize("gradient", ode_core.gradients)
 def test_trajectories_and_gradients(gradient):
-    model = ode_core.models.create("neural_ode", dim=2, width=8, gradient=gradient)
+    model = ode_core.models.create(
+        "neural_ode",
+        dim=2,
+        width=8,
+        gradient=gradient,
+        **(solved_for(gradient) if gradient == "reversible" else {}),
+    )
     y0, t = torch.randn(4, 2), torch.linspace(0, 1, 5)
     ys = model(y0, t)
     assert ys.shape == (5, 4, 2)

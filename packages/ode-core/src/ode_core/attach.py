@@ -26,7 +26,8 @@ class Backward(Protocol):
     """A backward pass for several outputs, of which it needs the gradients alone.
 
     One that also has `twice`, with the same signature, offers second derivatives: what it returns
-    has a graph back to everything that it was given.
+    has a graph back to everything that it was given. `held`, tensors that it keeps from the forward
+    solve, are shown to autograd, so that what is held for the backward pass can be counted.
     """
 
     def __call__(
@@ -70,6 +71,11 @@ class _One:
     pull: Pull
     ys: Tensor
 
+    @property
+    def held(self) -> tuple[Tensor, ...]:
+        """The states, which the caller may write into."""
+        return (self.ys,)
+
     def __call__(
         self, grads: tuple[Tensor, ...], y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> Gradients:
@@ -104,7 +110,7 @@ class _Attached(torch.autograd.Function):
         ctx.name, ctx.pull, ctx.count = name, backward, count
         # Saved tensors know when they were changed in place between the two passes; what hooks on
         # them give back need not be the tensors that f knows.
-        ctx.save_for_backward(*tensors[count:])
+        ctx.save_for_backward(*tensors[count:], *getattr(backward, "held", ()))
         ctx.inputs = tensors[count:]
         # Handed on rather than viewed: a view made in here could not be written into.
         ctx.mark_dirty(*tensors[:count])
