@@ -42,10 +42,14 @@ def test_gradients_reach_the_field_and_stats_count(gradient):
     block = ODEBlock(Decay(), **solved_for(gradient), gradient=gradient)
     assert block.stats is None
     block(torch.ones(1, dtype=F64)).sum().backward()
-    assert block.field.rate.grad.item() == pytest.approx(-math.exp(-1), rel=1e-2)
-    assert block.stats.f_calls == 8
+    # reversible_heun is of order 2; interpolated spends two calls on the steps' polynomials.
+    slack = 3e-2 if gradient == "reversible" else 1e-2
+    assert block.field.rate.grad.item() == pytest.approx(-math.exp(-1), rel=slack)
+    assert block.stats.f_calls == {"interpolated": 10, "reversible": 3}.get(gradient, 8)
     if gradient in ("direct", "symplectic", "checkpoint", "adjoint"):
         assert block.stats.backward_f_calls == {"direct": 0, "symplectic": 16}.get(gradient, 8)
+    else:
+        assert block.stats.backward_f_calls > 0
 
 
 @pytest.mark.parametrize("t", [(0.0,), (0.0, 0.0), (0.0, 2.0, 1.0), (0.0, math.inf)])
