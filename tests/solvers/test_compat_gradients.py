@@ -132,16 +132,14 @@ def test_a_backward_method_of_its_own_needs_options_of_its_own():
 
 def test_tolerances_of_the_backward_solve():
     counts = []
-    for options in ({}, {"adjoint_rtol": 1e-6}, {"adjoint_atol": 1e-7}):
+    for options in ({}, {"adjoint_rtol": 1e-8}, {"adjoint_atol": 1e-3}):
         f = Net(oscillate=True)
-        y = odeint_adjoint(
-            f, torch.ones(2, requires_grad=True), UNIT, rtol=1e-3, atol=1e-4, **options
-        )
+        y = odeint_adjoint(f, torch.ones(2, requires_grad=True), UNIT, **options)
         f.calls = 0
         y.sum().backward()
         counts.append(f.calls)
     assert counts[1] > counts[0]
-    assert counts[2] > counts[0]
+    assert counts[2] < 0.7 * counts[0]
 
 
 class Net(torch.nn.Module):
