@@ -174,3 +174,10 @@ def test_versions_leave_out_what_is_not_installed():
     assert found["torch"] == torch.__version__
     assert "ode-core" in found
     assert "no-such-distribution" not in found
+
+
+def test_checkpoint_holds_a_state_a_step():
+    y0 = torch.randn(8, 4)
+    block = Block(Decay(), solver="euler", gradient="checkpoint", dt=0.25)
+    memory = measure.memory(block, lambda: block(y0).sum(), [y0])
+    assert memory == (4 * 8 * 4 * FLOAT, measure.HELD)

@@ -89,6 +89,11 @@ class Rewind:
     tape: Tape
     replay: Replay
 
+    @property
+    def held(self) -> tuple[Tensor, ...]:
+        """The states and carries that are kept; none with a budget, where they make room."""
+        return self.tape.tensors if self.tape.slots is None else ()
+
     def __call__(
         self, grads: tuple[Tensor, ...], y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> Gradients:

@@ -114,6 +114,12 @@ class Tape:
             self._kept = {0: kept[0]} if kept else {}
         return kept
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors of the states that are kept, and the last state."""
+        kept = [*self._kept.values(), self.latest]
+        return tuple(x for x in pytree.tree_leaves(kept) if isinstance(x, Tensor))
+
     def span(self, index: int) -> tuple[float, float, float]:
         """Return a step's start, its end, and the time up to which it answers."""
         end = self._ends[index]
