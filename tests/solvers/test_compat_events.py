@@ -178,7 +178,8 @@ def test_a_backward_solve_to_an_event_takes_its_own_steps():
     calls.clear()
     (g,) = torch.autograd.grad(t, y0)
     assert g.item() == pytest.approx(-1.0, abs=1e-5)
-    assert len(calls) <= 4 * 7 + 2
+    # Seven steps, and what holding the rebuilt state against stored ones costs; forwards 70.
+    assert len(calls) <= 4 * 10
 
 
 def test_what_cannot_be_looked_for_is_said():
