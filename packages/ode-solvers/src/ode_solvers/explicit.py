@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from ode_core.interpolation import Hermite
 from ode_core.rows import along
 from ode_solvers.kernels.choose import for_state, named
 from ode_solvers.kernels.contract import Kernel
-from ode_solvers.stiffness import Suspicion, last_stages
+from ode_solvers.stiffness import LastStages, Suspicion, last_stages
 from ode_solvers.tableau import Tableau, row_of
 
 if TYPE_CHECKING:
@@ -149,10 +150,15 @@ class RungeKutta:
 
     def diagnose(self, before: Suspicion | None, step: Step) -> Suspicion | None:
         """Return whether the problem looks stiff, where the table's last stages can tell."""
-        stages = last_stages(self.tableau)
+        stages = self._last_stages
         if stages is None:
             return None
         return (before or Suspicion()).after(stages, step.dense)
+
+    # Looked up at every step, for which hashing a table would take too long.
+    @cached_property
+    def _last_stages(self) -> LastStages | None:
+        return last_stages(self.tableau)
 
     def _stages(
         self,
