@@ -1,4 +1,4 @@
-"""Every registered implicit solver that chooses its steps on stiff problems, in Markdown.
+"""Every registered solver that chooses its steps and is for stiff problems on some, in Markdown.
 
 A cell holds the evaluations of f / the largest |y - truth| / (1 + |truth|) at the end, or why there
 is none. atol is a thousandth of rtol: Robertson's second species stays below 1e-4.
@@ -39,7 +39,7 @@ def main():
         [
             (solver, *(cell(n, solver, options.rtol, options.max_steps) for n in names))
             for solver in adaptive()
-            if solvers[solver].implicit
+            if solvers[solver].implicit or hasattr(solvers.create(solver), "active")
         ],
     )
 
