@@ -195,9 +195,9 @@ class _Comparison:
         """
         problem = self.problem
         watched = Watched(problem.field)
-        rows = isinstance(problem, SampleProblem)
+        begin = problem.start if isinstance(problem, SampleProblem) else problem.times[0]
         with torch.no_grad():
-            watched(problem.start if rows else problem.times[0], problem.y0.detach())
+            watched(begin, problem.y0.detach())
         tensors = [problem.y0] if problem.y0.requires_grad else []
         tensors += [*watched.tensors, *outside(self.ys, (problem.y0, problem.ts))]
         return list({id(x): x for x in tensors}.values())
