@@ -43,13 +43,13 @@ def test_every_method_through_every_solver(capsys):
 
 
 def test_what_makes_no_sense_is_a_row_with_its_reason(capsys):
-    names = ["--solvers", "euler,scipy_bdf,leapfrog", "--gradients", "direct,reversible"]
+    names = ["--solvers", "euler,scipy_bdf,velocity_verlet", "--gradients", "direct,reversible"]
     rows = table(capsys, "gradients", "linear", *names, *CHEAP)
     assert rows["euler", "direct"]["status"] == "ok"
     for pair, reason in {
         ("euler", "reversible"): "cannot: take solver='alf'",
         ("scipy_bdf", "direct"): "not differentiable",
-        ("leapfrog", "direct"): "pairs (q, v)",
+        ("velocity_verlet", "direct"): "pairs (q, v)",
     }.items():
         assert rows[pair]["status"] == "skipped"
         assert reason in rows[pair]["reason"]
@@ -68,20 +68,22 @@ def test_larger_steps_make_the_adjoint_worse(capsys):
 
 
 @pytest.mark.parametrize(
-    ("task", "settings"),
+    ("task", "settings", "least"),
     [
-        ("digits", {"width": "4", "batch": "4", "train_images": "16"}),
-        ("glucose", {"width": "4", "batch": "4", "patients": "2", "days": "2"}),
-        ("spiral", {"width": "4", "batch": "4"}),
+        ("digits", {"width": "4", "batch": "4", "train_images": "16"}, 1e-2),
+        # Its decoder starts at nought: left so, no gradient would reach the solve.
+        ("glucose", {"width": "4", "batch": "4", "patients": "2", "days": "5"}, 1e-5),
+        ("spiral", {"width": "4", "batch": "4"}, 1e-5),
     ],
 )
-def test_every_kind_of_task_gives_a_batch(task, settings):
+def test_every_kind_of_task_gives_a_batch(task, settings, least):
     config = RunConfig(task, tasks[task].default_model, "", "", settings=settings)
     before = torch.random.get_rng_state()
     rows = list(compare(config, ["midpoint"], ["checkpoint", "adjoint"], Silent()))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert [row["status"] for row in rows] == ["ok", "ok"]
-    assert rows[0]["error"] < 1e-4 < rows[1]["error"]
+    assert rows[0]["error"] < 1e-6
+    assert rows[1]["error"] > least
 
 
 def test_a_direct_solve_that_fails_fails_its_solver_alone(monkeypatch):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ode_core.errors import ArgumentError, OdeError, UnsupportedError
 from ode_core.registry import models, tasks
@@ -20,7 +22,7 @@ from ode_tasks.train import seeded
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ode_core.protocols import Progress, RunConfig
     from ode_tasks.gradients.probe import Probe
@@ -36,7 +38,8 @@ def compare(
 ) -> Iterator[Row]:
     """Yield one row for each solver and gradient method: error, cosine, cost, or why there is none.
 
-    The model has the weights that the seed of the config gives, the same in every row. `error` is
+    The model has the weights that the seed of the config gives, the same in every row; layers that
+    start at nought are drawn, too, since no gradient gets past them. `error` is
     the norm of the difference from the parameters' gradient by `direct` through the same solver
     over that gradient's norm, `cosine` that of the angle between the two; `seconds` is the median
     of three forward and backward passes, `f_forward` and `f_backward` are the evaluations of one.
@@ -133,8 +136,17 @@ def _columns(cell: RunConfig, probe: Probe, exact: Tensor) -> Row:
 
 def _made(cell: RunConfig, probe: Probe) -> tuple[nn.Module, RunConfig, Probe]:
     with seeded(cell.seed):
-        model = build(cell, probe.settings, **probe.size).to(cell.device)
-    return model, cell, probe
+        model = build(cell, probe.settings, **probe.size)
+        _wake(model)
+    return model.to(cell.device), cell, probe
+
+
+def _wake(model: nn.Module) -> None:
+    """Draw the weights of layers that are nought, as torch draws a linear layer's."""
+    # A model whose last layer starts silent sends no gradient into its solve.
+    for weight in model.parameters():
+        if weight.dim() > 1 and not bool(weight.detach().any()):
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
 
 def _gradient(model: nn.Module, cell: RunConfig, probe: Probe) -> Tensor:

@@ -47,11 +47,12 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> bool:
             ms=6,
         )
     axes.set_yscale("log")
-    axes.set_xticks(range(len(solvers)), solvers, rotation=45 if len(solvers) > 5 else 0)
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(solvers) > 5 else {}
+    axes.set_xticks(range(len(solvers)), solvers, **turned)
     axes.set_xlim(-0.6, len(solvers) - 0.4)
     axes.axhline(1.0, color="#b0b0b0", lw=1, zorder=0)
     axes.grid(axis="y", color="#e6e6e6")
-    axes.set_ylabel(f"relative error against {EXACT}")
+    axes.set_ylabel(f"relative error against {EXACT} (0 at {_LEAST:.0e})")
     axes.set_title(title)
     figure.legend(loc="outside right upper", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
