@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ode_core.errors import (
         ArgumentError,
         DataError,
+        GradientWarning,
         OdeError,
         PluginError,
         PrecisionWarning,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from ode_core.solution import Solution, State, Stats, Status
     from ode_core.steady import SteadyState, steady_state
     from ode_core.tolerance import Tolerance
+    from ode_core.verify import Verified
 
 _EXPORTS = {
     "solve": "api",
@@ -57,6 +59,7 @@ _EXPORTS = {
     "Direct": "direct",
     "ArgumentError": "errors",
     "DataError": "errors",
+    "GradientWarning": "errors",
     "OdeError": "errors",
     "PluginError": "errors",
     "PrecisionWarning": "errors",
@@ -94,6 +97,7 @@ _EXPORTS = {
     "SteadyState": "steady",
     "steady_state": "steady",
     "Tolerance": "tolerance",
+    "Verified": "verify",
 }
 
 __all__ = [
@@ -108,6 +112,7 @@ __all__ = [
     "FixedSteps",
     "GradientMethod",
     "GradientRecord",
+    "GradientWarning",
     "ModelRecord",
     "Occurrence",
     "OdeError",
@@ -132,6 +137,7 @@ __all__ = [
     "Tolerance",
     "UnknownNameError",
     "UnsupportedError",
+    "Verified",
     "check_convergence",
     "executors",
     "gradients",

@@ -20,6 +20,7 @@ from ode_core.sample_segments import solve_samples
 from ode_core.samples import SampleProblem, build_samples
 from ode_core.segments import solve_pieces
 from ode_core.solution import Solution, State
+from ode_core.verify import Verified
 
 DEFAULT_SOLVER = "dopri5"
 DEFAULT_GRADIENT = "direct"
@@ -47,6 +48,7 @@ def solve(
     record_steps: bool = False,
     time_dtype: torch.dtype | None = None,
     on_failure: str = "raise",
+    verify: bool = False,
 ) -> Solution:
     """Solve dy/dt = f(t, y), y(t[0]) = y0, and return the states at the times `t`.
 
@@ -81,6 +83,8 @@ def solve(
         time_dtype: dtype in which `f` receives `t`; default: the state's real dtype.
         on_failure: "raise", or "return" for a solution with its status, one a sample with
             per-sample steps, and NaN after the failure.
+        verify: compare the gradients with those by "direct" in the first backward pass, and give a
+            GradientWarning with the relative error where they differ (see Verified).
 
     Raises:
         ArgumentError: for an argument, or a combination of them, that cannot be used.
@@ -97,6 +101,7 @@ def solve(
         registry.gradients.create(gradient) if isinstance(gradient, str) else gradient
     )
     _check_objects(stepper, method)
+    method = Verified(method) if verify else method
     shared = stepping == "shared"
     if not shared:
         check_per_sample(stepper, method, controller)

@@ -52,6 +52,10 @@ class PrecisionWarning(UserWarning):
     """A tolerance, or a step, that the state's dtype cannot hold."""
 
 
+class GradientWarning(UserWarning):
+    """A gradient that was found to differ from the exact one of the same solve."""
+
+
 class SolveError(OdeError, RuntimeError):
     """A solve that could not be finished; `solution` holds what was reached, NaN after that."""
 

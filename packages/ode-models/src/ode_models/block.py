@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ode_core import ArgumentError, gradients, solve, solvers
+from ode_core import ArgumentError, Verified, gradients, solve, solvers
 
 if TYPE_CHECKING:
     from ode_core import GradientMethod, Solver, Stats
@@ -22,7 +22,8 @@ class ODEBlock(nn.Module):
 
     `field(t, y) -> dy/dt` is a module or any callable. `t` are two times or more, in one
     direction; solver, gradient, tolerances, `dt` and stepping are those of `ode_core.solve`.
-    `stats` says what the last call cost, None before it; it is no part of the state dict.
+    `stats` says what the last call cost, None before it; it is no part of the state dict. With
+    `verify` the first backward pass is compared with that by `direct` (`ode_core.Verified`).
 
     Raises ArgumentError for times that cannot be solved over and for settings that do not go
     together, UnknownNameError for a solver or gradient method that nobody registers.
@@ -39,6 +40,7 @@ class ODEBlock(nn.Module):
         atol: float | None = None,
         dt: float | None = None,
         stepping: str = "shared",
+        verify: bool = False,
     ) -> None:
         super().__init__()
         if stepping not in ("shared", "per_sample"):
@@ -54,7 +56,7 @@ class ODEBlock(nn.Module):
         self.field = field
         self.t = times
         self.solver = solver
-        self.gradient = gradient
+        self.gradient = Verified(gradient) if verify else gradient
         self.rtol = rtol
         self.atol = atol
         self.dt = dt
@@ -92,6 +94,7 @@ class ODEBlock(nn.Module):
             "atol": self.atol,
             "dt": self.dt,
             "stepping": None if self.stepping == "shared" else self.stepping,
+            "verify": True if isinstance(self.gradient, Verified) else None,
         }
         return ", ".join(f"{name}={value}" for name, value in parts.items() if value is not None)
 

@@ -6,12 +6,14 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from ode_core.errors import DataError
-from ode_tasks.classification import ImageSettings, classify
+from ode_tasks.classification import ImageSettings, classify, probe
 from ode_tasks.data import cifar10
 from ode_tasks.settings import choose
 
 if TYPE_CHECKING:
     from ode_core.protocols import Progress, RunConfig
+    from ode_tasks.data.images import Split
+    from ode_tasks.gradients.probe import Probe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,12 +67,20 @@ class Cifar10:
         Raises DataError where there is no folder or it does not hold what it should.
         """
         settings = choose(PRESETS, config)
-        if config.data is None:
-            raise DataError(
-                "the task cifar10 has no images of its own; pass --data DIR, with --set "
-                "download=true to have them fetched into DIR"
-            )
-        if settings.download:
-            cifar10.download(config.data)
-        data = cifar10.load(config.data, settings.train_images, settings.test_images)
-        return classify(config, settings, data, progress=progress)
+        return classify(config, settings, _images(config, settings), progress=progress)
+
+    def probe(self, config: RunConfig) -> Probe:
+        """Return one batch and its loss; raises DataError like `run`."""
+        settings = choose(PRESETS, config)
+        return probe(config, settings, _images(config, settings))
+
+
+def _images(config: RunConfig, settings: CifarSettings) -> Split:
+    if config.data is None:
+        raise DataError(
+            "the task cifar10 has no images of its own; pass --data DIR, with --set "
+            "download=true to have them fetched into DIR"
+        )
+    if settings.download:
+        cifar10.download(config.data)
+    return cifar10.load(config.data, settings.train_images, settings.test_images)

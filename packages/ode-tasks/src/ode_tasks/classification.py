@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ode_core.errors import ArgumentError
 from ode_tasks import measure
 from ode_tasks.data.images import Normalise, crop, flip
+from ode_tasks.gradients.probe import Probe
 from ode_tasks.settings import Settings, build, direct_twin, solving
 from ode_tasks.torchvision_import import torchmetrics
 from ode_tasks.train import Schedule, fit, loader, make_fabric
@@ -106,6 +107,22 @@ def classify(
         "test_images": len(data.test.labels),
         "history": trained.history,
     }
+
+
+def probe(config: RunConfig, settings: ImageSettings, data: Split) -> Probe:
+    """Return one batch of the images, not augmented, and the loss of a model on it."""
+    batch = tuple(part[: settings.batch].to(config.device) for part in data.train)
+    images, labels = Normalise.of(data.train)(batch[0]), batch[1]
+    return Probe(
+        settings,
+        {
+            "channels": images.shape[1],
+            "classes": len(data.classes),
+            "width": settings.width,
+        },
+        lambda net: F.cross_entropy(net(images), labels),
+        (images, labels),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

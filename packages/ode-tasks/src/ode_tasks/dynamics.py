@@ -11,6 +11,7 @@ import torch
 from ode_core.errors import ArgumentError
 from ode_tasks import measure
 from ode_tasks.data.trajectories import noisy, sample, windows
+from ode_tasks.gradients.probe import Probe
 from ode_tasks.portrait import draw
 from ode_tasks.settings import Settings, build, direct_twin, solving
 from ode_tasks.train import Schedule, fit, loader, make_fabric
@@ -109,11 +110,7 @@ def recover(
 
     With `config.out` a picture of the true and the learned system is left there.
     """
-    if config.data is not None:
-        raise ArgumentError(
-            f"the task {config.task} makes its own samples and reads none from {config.data}; "
-            "leave out --data"
-        )
+    _refuse_data(config)
     fabric = make_fabric(config.device, settings.precision)
     samples, test = _samples(settings, system)
     test = dataclasses.replace(test, states=fabric.to_device(test.states))
@@ -147,6 +144,25 @@ def recover(
         **memory,
         "history": trained.history,
     }
+
+
+def _refuse_data(config: RunConfig) -> None:
+    if config.data is not None:
+        raise ArgumentError(
+            f"the task {config.task} makes its own samples and reads none from {config.data}; "
+            "leave out --data"
+        )
+
+
+def probe(config: RunConfig, settings: DynamicsSettings, system: System) -> Probe:
+    """Return one batch of windows, and the loss of a model on it."""
+    _refuse_data(config)
+    samples, _ = _samples(settings, system)
+    loss = _WindowLoss(samples.times[: settings.window + 1], samples.states)
+    stretches = windows(samples, settings.window)
+    batch = tuple(part[: settings.batch].to(config.device) for part in stretches)
+    size = {"dim": samples.states.shape[-1], "width": settings.width}
+    return Probe(settings, size, lambda net: loss(net, batch), batch)
 
 
 def _samples(settings: DynamicsSettings, system: System) -> tuple[Trajectories, Trajectories]:

@@ -17,6 +17,7 @@ from ode_tasks.data.windows import HORIZONS, Parts, Windows, split
 from ode_tasks.glucose_baselines import baselines
 from ode_tasks.glucose_plot import FORECAST, draw
 from ode_tasks.glucose_scores import PREDICTIONS, by_person, scores, table
+from ode_tasks.gradients.probe import Probe
 from ode_tasks.settings import Settings, build, check, choose, direct_twin, solving
 from ode_tasks.train import Schedule, fit, loader, make_fabric
 
@@ -139,6 +140,14 @@ class Glucose:
             "data_notes": list(cohort.notes),
         }
 
+    def probe(self, config: RunConfig) -> Probe:
+        """Return one batch of windows and its loss; raises DataError like `run`."""
+        settings = choose(PRESETS, config)
+        parts = split(_cohort(config, settings).series)
+        used = _tensors(_spread(parts.train, settings.batch), parts.scale)
+        batch = tuple(part.to(config.device) for part in used)
+        return Probe(settings, _size(settings), lambda net: _loss(net, batch), batch)
+
 
 def _cohort(config: RunConfig, settings: GlucoseSettings) -> Cohort:
     if config.data is not None:
@@ -161,7 +170,7 @@ class _Run(NamedTuple):
 
 def _train(config: RunConfig, settings: GlucoseSettings, parts: Parts, progress: Progress) -> _Run:
     fabric = make_fabric(config.device, settings.precision)
-    size = {"horizons": [minutes / 60 for minutes in HORIZONS], "width": settings.width}
+    size = _size(settings)
     model = build(config, settings, **size)
     used = _tensors(_spread(parts.train, settings.train_windows), parts.scale)
     trained = fit(
@@ -192,6 +201,10 @@ def _train(config: RunConfig, settings: GlucoseSettings, parts: Parts, progress:
         "history": trained.history,
     }
     return _Run(model, fabric, columns)
+
+
+def _size(settings: GlucoseSettings) -> dict[str, Any]:
+    return {"horizons": [minutes / 60 for minutes in HORIZONS], "width": settings.width}
 
 
 def _spread(windows: Windows, count: int) -> Windows:

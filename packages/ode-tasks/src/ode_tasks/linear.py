@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ode_tasks.data.trajectories import System
-from ode_tasks.dynamics import presets, recover
+from ode_tasks.dynamics import presets, probe, recover
 from ode_tasks.settings import choose
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ode_core.protocols import Progress, RunConfig
+    from ode_tasks.gradients.probe import Probe
 
 _DECAY, _RATE = 0.1, 2.0
 
@@ -32,3 +33,7 @@ class Linear:
     def run(self, config: RunConfig, progress: Progress) -> dict[str, Any]:
         """Train on samples of the rotation and return the metrics."""
         return recover(config, choose(PRESETS, config), SYSTEM, progress=progress)
+
+    def probe(self, config: RunConfig) -> Probe:
+        """Return one batch of windows and its loss."""
+        return probe(config, choose(PRESETS, config), SYSTEM)

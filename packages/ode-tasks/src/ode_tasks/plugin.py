@@ -80,5 +80,10 @@ def ode_commands() -> Iterable[CommandRecord]:
         "Run every task against every registered solver.",
     )
     yield CommandRecord(
+        "gradients",
+        "ode_tasks.gradients.command:gradients",
+        "Compare every gradient method through every solver with the exact gradient.",
+    )
+    yield CommandRecord(
         "report", "ode_tasks.report.command:report", "Write tables and plots of stored results."
     )

@@ -59,7 +59,7 @@ def plan(selection: Selection) -> list[Planned]:
     versions = _Versions()
     planned = list(_lost_plugins(selection))
     for task, model, solver, gradient in _combinations(selection):
-        reason = _obstacle(task, model, solver, gradient, selection.data)
+        reason = obstacle(task, model, solver, gradient, selection.data)
         for seed in range(selection.seeds):
             cell = Cell(
                 task,
@@ -93,7 +93,7 @@ def _combinations(selection: Selection) -> Iterator[tuple[str, str, str, str]]:
                     yield task, model, solver, gradient
 
 
-def _obstacle(task: str, model: str, solver: str, gradient: str, data: Mapping[str, Path]) -> str:
+def obstacle(task: str, model: str, solver: str, gradient: str, data: Mapping[str, Path]) -> str:
     """Return why this cell is not run, or an empty text."""
     task_record, model_record = registry.tasks[task], registry.models.get(model)
     if model_record is None:
