@@ -305,7 +305,9 @@ def test_anchors_are_few_and_spread():
 
 
 def test_fixed_steps_that_drift_warn_once_and_the_plain_algorithm_does_not():
-    with pytest.warns(RuntimeWarning, match="may be far off; take gradient='checkpoint'") as seen:
+    with pytest.warns(
+        ode_core.GradientWarning, match="may be far off; take gradient='checkpoint'"
+    ) as seen:
         trained("adjoint", [0.0, 1.0], solver="euler", dt=0.05)
     assert len(seen) == 1
     with warnings.catch_warnings():
@@ -315,7 +317,7 @@ def test_fixed_steps_that_drift_warn_once_and_the_plain_algorithm_does_not():
 
 
 def test_drift_can_be_made_a_warning():
-    with pytest.warns(RuntimeWarning, match="left the forward solution"):
+    with pytest.warns(ode_core.GradientWarning, match="left the forward solution"):
         decay_gradient(-50, Adjoint(drift="warn"))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ode_core import SolveError, Tolerance
+from ode_core import GradientWarning, SolveError, Tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,7 @@ class Belt:
                     "the backward solve of gradient='adjoint' left the forward solution by more "
                     f"than {_FAR:.0f} tolerances, so that its gradient may be far off; "
                     f"{self._advice}",
-                    RuntimeWarning,
+                    GradientWarning,
                     stacklevel=2,
                 )
         return not away <= _NEAR

@@ -47,8 +47,9 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> bool:
             ms=6,
         )
     axes.set_yscale("log")
-    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(solvers) > 5 else {}
-    axes.set_xticks(range(len(solvers)), solvers, **turned)
+    axes.set_xticks(range(len(solvers)), solvers)
+    if len(solvers) > 5:
+        axes.tick_params(axis="x", rotation=45)
     axes.set_xlim(-0.6, len(solvers) - 0.4)
     axes.axhline(1.0, color="#b0b0b0", lw=1, zorder=0)
     axes.grid(axis="y", color="#e6e6e6")
