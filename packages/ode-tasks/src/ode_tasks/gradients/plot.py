@@ -22,6 +22,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 _MARKERS = "osD^vPX"
 _LEAST = 1e-8  # below the rounding of float32: an error of nought has no logarithm
 _SPREAD = 0.5
+_LEVEL_NAMES = 5
 
 
 def draw(path: Path, rows: Sequence[Row], title: str) -> bool:
@@ -48,8 +49,9 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> bool:
         )
     axes.set_yscale("log")
     axes.set_xticks(range(len(solvers)), solvers)
-    if len(solvers) > 5:
-        axes.tick_params(axis="x", rotation=45)
+    if len(solvers) > _LEVEL_NAMES:
+        for label in axes.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(solvers) - 0.4)
     axes.axhline(1.0, color="#b0b0b0", lw=1, zorder=0)
     axes.grid(axis="y", color="#e6e6e6")
