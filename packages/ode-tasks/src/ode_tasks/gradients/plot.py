@@ -56,7 +56,7 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> bool:
     axes.axhline(1.0, color="#b0b0b0", lw=1, zorder=0)
     axes.grid(axis="y", color="#e6e6e6")
     axes.set_ylabel(f"relative error against {EXACT} (0 at {_LEAST:.0e})")
-    axes.set_title(title)
+    axes.set_title(title, fontsize="medium")
     figure.legend(loc="outside right upper", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=140)
