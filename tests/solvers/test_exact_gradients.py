@@ -298,13 +298,15 @@ def test_one_network_graph_at_a_time():
             ys = solve(deep, torch.ones(1000, 50, dtype=F64), [0.0, 1.0], solver="rk4", dt=dt,
                        gradient=gradient).ys  # fmt: skip
             ys[-1].sum().backward()
-        return most[0] / (1000 * 50)
+        # The states that are kept, one a step and the last, are shown to autograd, too.
+        kept = 0 if gradient == "direct" else round(1 / dt) + 1
+        return most[0] / (1000 * 50) - kept
 
     one, few, many = peak("symplectic", 0.25), peak("checkpoint", 0.25), peak("direct", 0.25)
     assert one < 4 + 8.5, "the states of four stages, and one evaluation"
     assert few > 4 * 5, "four evaluations"
     assert many > 16 * 5, "four times four evaluations"
-    assert peak("symplectic", 0.05) == one
+    assert peak("symplectic", 0.05) == pytest.approx(one)
 
 
 @pytest.mark.parametrize("solver", ["dopri5", "tsit5"])

@@ -73,8 +73,8 @@ class _One:
 
     @property
     def held(self) -> tuple[Tensor, ...]:
-        """The states, which the caller may write into."""
-        return (self.ys,)
+        """The states, which the caller may write into, and whatever else the method keeps."""
+        return (self.ys, *getattr(self.pull, "held", ()))
 
     def __call__(
         self, grads: tuple[Tensor, ...], y0: Tensor, tensors: tuple[Tensor, ...]

@@ -194,6 +194,11 @@ class _Pull:
     method: Adjoint
     replay: Replay
 
+    @property
+    def held(self) -> tuple[Tensor, ...]:
+        """The stored states."""
+        return tuple(self.kept.anchors.values())
+
     def __call__(
         self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:

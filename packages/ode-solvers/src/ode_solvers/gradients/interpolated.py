@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch.utils import _pytree as pytree
 
 from ode_core.attach import attach, refuse_transforms
 from ode_core.capture import Watched
@@ -95,6 +96,13 @@ class _Pull:
     pieces: tuple[Piece, ...]
     name: str
     replay: Replay
+
+    @property
+    def held(self) -> tuple[Tensor, ...]:
+        """What the steps' polynomials are made of, where they are objects with attributes."""
+        made = [piece.at for piece in self.pieces if hasattr(piece.at, "__dict__")]
+        parts = [list(vars(at).values()) for at in made]
+        return tuple(x for x in pytree.tree_leaves(parts) if isinstance(x, torch.Tensor))
 
     def __call__(
         self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
