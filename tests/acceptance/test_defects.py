@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch._dynamo.utils import counters as dynamo_counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ode_core import Event, FixedSteps, PIDController, SolveError, Status, solve
@@ -94,6 +95,23 @@ def van_der_pol_gradient(mu, gradient):
         return torch.autograd.grad(end[0], rate)[0].item()
     except SolveError:
         return None
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_said_to_be_compiled_is(whole):
+    # Elsewhere compiling the recommended object sees no frame at all, and everything stays eager.
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    f = lambda t, y: layers(y)
+    y0, options = torch.randn(4, 2), {"solver": "rk4", "dt": 0.25}
+    plain = solve(f, y0, [0.0, 1.0], **options).ys
+    dynamo_counters.clear()
+    if whole:
+        found = torch.compile(lambda y: solve(f, y, [0.0, 1.0], **options).ys, backend="eager")(y0)
+    else:
+        found = solve(torch.compile(f, backend="eager"), y0, [0.0, 1.0], **options).ys
+        assert not dynamo_counters["graph_break"]
+    assert dynamo_counters["frames"]["ok"] > 0
+    assert torch.allclose(found, plain)
 
 
 @pytest.mark.parametrize("mu", VAN_DER_POL)
