@@ -1,4 +1,4 @@
-"""One of two processes that train one model: python distributed_worker.py RANK FOLDER GRADIENT..."""
+"""One of two processes that train a model: distributed_worker.py RANK FOLDER GRADIENT..."""
 
 from __future__ import annotations
 
