@@ -10,11 +10,13 @@ import torch
 import ode_core
 from ode_core import ArgumentError, Tolerance, solve
 from ode_solvers.kernels.choose import for_state, named
+from ode_solvers.kernels.native import available
 from ode_solvers.tables.dopri5 import DOPRI5
 from ode_solvers.tables.dopri8 import DOPRI8
 from ode_solvers.tables.low_order import EULER, RK4
 from tests.problems import F64, Circle
 
+KERNELS = ["cpu", *(["native"] if available() else []), "triton"]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Relative to the largest entry: sums, and norms.
 CLOSE = {
@@ -61,14 +63,14 @@ def compare(kernel, dtype, shape, table, arrange=lambda x: x):
         assert found == pytest.approx(expected, rel=norms)
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "triton"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_results_equal_the_reference(kernel, dtype, shape):
     compare(kernel, dtype, shape, DOPRI5)
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "triton"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_a_table_with_thirteen_slopes_and_two_estimates(kernel):
     compare(kernel, F64, (131,), DOPRI8)
 
@@ -81,14 +83,14 @@ ARRANGED = {
 }
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "triton"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("arrange", ARRANGED)
 @pytest.mark.parametrize("dtype", [F64, torch.float32, torch.complex64], ids=str)
 def test_tensors_that_are_not_contiguous(kernel, arrange, dtype):
     compare(kernel, dtype, (33, 6), DOPRI5, ARRANGED[arrange])
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "triton"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_channels_last_states_stay_so(kernel):
     tested = named(kernel)
     y = random((2, 3, 4, 5), torch.float32, 0).to(memory_format=torch.channels_last)
@@ -98,7 +100,7 @@ def test_channels_last_states_stay_so(kernel):
     assert torch.allclose(out, y + k)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("kernel", ["reference", *KERNELS])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("where", ["state", "slope", "both"])
 def test_what_is_not_finite_has_an_infinite_error(kernel, bad, where):
@@ -116,7 +118,7 @@ def test_what_is_not_finite_has_an_infinite_error(kernel, bad, where):
     assert norms == (math.inf,)
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "triton"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_an_overflow_in_the_sum_is_seen(kernel):
     """In float16 the new state overflows while every slope, and the estimate, is finite."""
     tested = named(kernel)
@@ -128,7 +130,7 @@ def test_an_overflow_in_the_sum_is_seen(kernel):
     assert norms == (math.inf,)
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "triton"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_tolerances_for_each_entry_and_for_each_segment(kernel):
     tested, reference = named(kernel), named("reference")
     y0, y1 = random((1200,), F64, 0), random((1200,), F64, 1)
@@ -146,7 +148,7 @@ def test_tolerances_for_each_entry_and_for_each_segment(kernel):
         assert found == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "triton"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype", [F64, torch.complex128], ids=str)
 def test_gradients_of_a_sum(kernel, dtype):
     tested = named(kernel)
@@ -196,9 +198,10 @@ def test_gradients_through_the_triton_kernel_equal_those_through_torch(gradient)
 
 
 def test_the_kernel_is_chosen_by_device_and_by_name():
-    assert for_state(torch.zeros(1)).name == "cpu"
+    assert for_state(torch.zeros(1)).name == ("native" if available() else "cpu")
+    assert for_state(torch.zeros(1, device="meta")).name == "cpu"
     assert ode_core.solvers.create("rk4", kernel="reference").kernel.name == "reference"
-    with pytest.raises(ArgumentError, match="reference, cpu, triton"):
+    with pytest.raises(ArgumentError, match="reference, cpu, native, triton"):
         ode_core.solvers.create("rk4", kernel="cuda")
     with pytest.raises(ArgumentError, match="a name or a Kernel"):
         ode_core.solvers.create("rk4", kernel=3)
@@ -211,7 +214,7 @@ def test_the_triton_kernel_says_what_it_needs(monkeypatch):
 
 
 def test_a_row_of_one_weight():
-    for name in ("cpu", "triton"):
+    for name in KERNELS:
         tested = named(name)
         y = random((9,), F64, 0)
         for table in (EULER, RK4):

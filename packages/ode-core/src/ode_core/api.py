@@ -96,9 +96,9 @@ def solve(
     _check_words(on_failure, stepping)
     start = y0 if isinstance(y0, State) else None
     given = Given(args, as_events(event), integrand)
-    stepper: Solver = registry.solvers.create(solver) if isinstance(solver, str) else solver
+    stepper: Solver = registry.solvers.shared(solver) if isinstance(solver, str) else solver
     method: GradientMethod = (
-        registry.gradients.create(gradient) if isinstance(gradient, str) else gradient
+        registry.gradients.shared(gradient) if isinstance(gradient, str) else gradient
     )
     _check_objects(stepper, method)
     method = Verified(method) if verify else method
@@ -138,7 +138,13 @@ def _check_words(on_failure: str, stepping: str) -> None:
         raise ArgumentError(f"stepping is 'shared' or 'per_sample'; got {stepping!r}")
 
 
+# Types that were seen to fit: to ask a protocol takes longer than a step.
+_FITTING: set[type] = set()
+
+
 def _check_objects(solver: Any, gradient: Any) -> None:
+    if type(solver) in _FITTING and type(gradient) in _FITTING:
+        return
     if not isinstance(solver, Solver):
         raise ArgumentError(
             f"solver is a registered name or an object with init and step; got {solver!r:.60}"
@@ -147,6 +153,7 @@ def _check_objects(solver: Any, gradient: Any) -> None:
         raise ArgumentError(
             f"gradient is a registered name or an object with check and solve; got {gradient!r:.60}"
         )
+    _FITTING.update((type(solver), type(gradient)))
 
 
 def _check_start(start: State | None, problem: Problem | SampleProblem) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -148,18 +149,24 @@ class PIDController:
         return accept, factor, (kept, torch.where(accept, before, earlier), ~accept)
 
     def _wanted(self, error: Any, before: Any, earlier: Any, order: int) -> Any:
-        b1, b2, b3 = self._exponents(order)
+        b1, b2, b3 = self._exponents.get(order) or self._exponents_of(order)
         history = error**b1
         if b2 or b3:
             history = history * before**b2 * earlier**b3
         return self.safety / history
 
-    def _exponents(self, order: int) -> tuple[float, float, float]:
-        return (
+    # Needed at every step, and the same at each.
+    @cached_property
+    def _exponents(self) -> dict[int, tuple[float, float, float]]:
+        return {}
+
+    def _exponents_of(self, order: int) -> tuple[float, float, float]:
+        exponents = self._exponents[order] = (
             (self.pcoeff + self.icoeff + self.dcoeff) / order,
             -(self.pcoeff + 2 * self.dcoeff) / order,
             self.dcoeff / order,
         )
+        return exponents
 
 
 def first_step(
@@ -178,8 +185,10 @@ def first_step(
     length = abs(t1 - t0)
     with torch.no_grad():
         y0, slope = y0.detach(), slope.detach()
-        d0 = tolerance.norm(y0, y0, y0)
-        d1 = tolerance.norm(slope, y0, y0)
+        # One allowance serves all three norms.
+        allowed = tolerance.scale(y0, y0)
+        d0 = tolerance.root_mean_square(_sizes(y0).div(allowed))
+        d1 = tolerance.root_mean_square(_sizes(slope).div(allowed))
         h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
         if not math.isfinite(h0) or h0 <= 0.0:
             return length * 1e-6
@@ -187,12 +196,17 @@ def first_step(
         signed = math.copysign(h0, t1 - t0)
         end = t1 if h0 == length else t0 + signed
         ahead = field(end, torch.add(y0, slope, alpha=signed))
-        d2 = tolerance.norm(ahead - slope, y0, y0) / h0
+        d2 = tolerance.root_mean_square(_sizes(ahead - slope).div(allowed)) / h0
     largest = max(d1, d2)
     if not math.isfinite(largest):
         return h0 * 1e-3
     h1 = max(1e-6, h0 * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / order)
     return min(100 * h0, h1, length)
+
+
+def _sizes(x: Tensor) -> Tensor:
+    # Their squares are what counts, so the sign of real ones may stay.
+    return x.abs() if x.is_complex() else x
 
 
 def first_steps(

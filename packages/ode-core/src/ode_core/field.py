@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +33,9 @@ class Field:
         self._device = y0.device
         # A 16-bit state travels in 32 bits: steps would otherwise be lost in its rounding.
         self._packed = y0.dtype
+        # f gets the very tensor that the solver has, once it was seen not to draw.
+        self._as_it_is = layout.spec is None and self._packed == self._dtype
+        self._direct = False
         self._draws: Draws | None = Draws(y0.device)
         self._last: Tensor | None = None
         self._last_version = 0
@@ -45,46 +48,56 @@ class Field:
         f alone is called within `mode`, not the work around it.
         """
         self.calls += 1
-        version = _version(y)
-        out = self.plain(t, y, mode)
-        if _version(y) != version:
+        # Inference tensors keep no version; nothing can be checked there.
+        version = None if y.is_inference() else y._version
+        if self._direct and mode is None and type(t) is float:
+            time = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+            out: Tensor = self.f(time, y, *self.args)
+            if type(out) is not Tensor or out.dtype != self._dtype or out.shape != y.shape:
+                out = self._checked(out, y)
+        else:
+            out = self.plain(t, y, mode)
+        if version is not None and y._version != version:
             raise ArgumentError(
                 "f wrote into the state that it was given; let it return a new tensor"
             )
-        if self._last is not None and _version(self._last) != self._last_version:
+        last = self._last
+        if last is not None and last._version != self._last_version:
             raise ArgumentError(
                 "f wrote into a tensor that it had returned before; let it return a new tensor"
             )
-        self._last, self._last_version = out, _version(out)
+        if out.is_inference():
+            self._last = None
+        else:
+            self._last, self._last_version = out, out._version
         return out
 
     def plain(
         self, t: float | Tensor, y: Tensor, mode: AbstractContextManager[Any] | None = None
     ) -> Tensor:
         """Return what `__call__` does, uncounted and without the checks on writing."""
-        layout = self.layout
-        time, state = self.time(t), layout.unpack(self.seen(y))
-        if mode is None:
-            out = self._evaluated(time, state)
-        else:
-            with mode:
-                out = self._evaluated(time, state)
-        if layout.spec is not None or type(out) is not Tensor or out.shape != y.shape:
-            out = layout.pack(out, "what f returns")
-            if out.shape != y.shape:
-                raise ArgumentError(
-                    f"f returns as many rows as it was given, {len(y)}; got {len(out)}"
-                )
-        if out.dtype != self._dtype:
-            out = self._cast(out)
-        return out if self._packed == self._dtype else out.to(self._packed)
+        state = self.layout.unpack(self.seen(y))
+        with mode or nullcontext():
+            out = self._evaluated(self.time(t), state)
+        return self._checked(out, y)
+
+    def _checked(self, out: Any, y: Tensor) -> Tensor:
+        """Return what f gave as a packed slope of the state's shape and dtype."""
+        slope = self.layout.pack(out, "what f returns")
+        if slope.shape != y.shape:
+            raise ArgumentError(
+                f"f returns as many rows as it was given, {len(y)}; got {len(slope)}"
+            )
+        if slope.dtype != self._dtype:
+            slope = self._cast(slope)
+        return slope if self._packed == self._dtype else slope.to(self._packed)
 
     def _evaluated(self, time: Tensor, state: Any) -> Any:
         if self._draws is None:
             return self.f(time, state, *self.args)
         out = self._draws(self.f, time, state, *self.args)
         if self._draws.random is False:
-            self._draws = None
+            self._draws, self._direct = None, self._as_it_is
         return out
 
     def time(self, t: float | Tensor) -> Tensor:
@@ -114,8 +127,3 @@ class Field:
             f"f returns the dtype of the state, {self._dtype}; got {out.dtype} "
             "(outside of autocast nothing is cast)"
         )
-
-
-def _version(x: Tensor) -> int:
-    # Inference tensors keep no version; nothing can be checked there.
-    return 0 if x.is_inference() else x._version

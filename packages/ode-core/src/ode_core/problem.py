@@ -17,6 +17,7 @@ from ode_core.field import Field
 from ode_core.knots import knots_of
 from ode_core.layout import Layout
 from ode_core.solution import Stats
+from ode_core.tolerance import all_finite
 from ode_core.transforms import mapped
 
 if TYPE_CHECKING:
@@ -115,8 +116,9 @@ def build(
         )
     if ts.dim() != 1:
         raise ArgumentError(f"t is one-dimensional; got shape {tuple(ts.shape)}")
-    require_finite(ts, "t")
     times = tuple(ts.detach().tolist())
+    if not all(map(math.isfinite, times)):
+        require_finite(ts, "t")
     if not times or not _sorted(times):
         raise ArgumentError(
             f"t has at least one time and runs one way, up or down; got {list(times)[:6]}"
@@ -124,8 +126,8 @@ def build(
     clock = time_dtype_of(time_dtype, dtype)
     field = Field(f, layout, packed, (clock, dtype), given.args)
     every = _jumps(jump_times, knots_of(f, given.args))
-    edges = (times[0] in (known := set(every.tolist())), times[-1] in known)
-    jumps = _inside(every, times)
+    edges = (times[0] in (known := set(every)), times[-1] in known)
+    jumps = _inside(known, times)
     return Problem(field, packed, ts, times, jumps, edges, clock, dtype, given)
 
 
@@ -146,7 +148,7 @@ def widened(packed: Tensor) -> tuple[torch.dtype, Tensor]:
     """
     if not (packed.is_floating_point() or packed.is_complex()):
         raise ArgumentError(f"y0 is floating point or complex; got {packed.dtype}: use y0.float()")
-    if not mapped(packed) and not bool(torch.isfinite(packed.detach()).all()):
+    if not mapped(packed) and not all_finite(packed):
         raise ArgumentError("y0 holds NaN or infinite values; nothing can be solved from there")
     return packed.dtype, packed.float() if packed.dtype in _SHORT else packed
 
@@ -177,8 +179,10 @@ def require_finite(times: Tensor, name: str) -> None:
         raise ArgumentError(f"{name} holds values that are not finite: {times.tolist()[:6]}")
 
 
-def _jumps(jump_times: Any, knots: Tensor | None) -> Tensor:
+def _jumps(jump_times: Any, knots: Tensor | None) -> list[float]:
     """Return the times that were given and the knots of the inputs that f uses."""
+    if jump_times is None and knots is None:
+        return []
     jumps = as_times([] if jump_times is None else jump_times, "jump_times")
     if jumps.dim() != 1:
         raise ArgumentError(
@@ -186,14 +190,13 @@ def _jumps(jump_times: Any, knots: Tensor | None) -> Tensor:
             "sample go with stepping='per_sample'"
         )
     require_finite(jumps, "jump_times")
-    if knots is None:
-        return jumps
-    if knots.dim() != 1:
+    if knots is not None and knots.dim() != 1:
         raise ArgumentError(
             f"f uses a control with knots of its own for each of {len(knots)} samples; take "
             "stepping='per_sample'"
         )
-    return torch.cat([jumps, knots.to(jumps.device)])
+    found: list[float] = jumps.tolist()
+    return found if knots is None else found + knots.tolist()
 
 
 def _sorted(times: tuple[float, ...]) -> bool:
@@ -201,9 +204,9 @@ def _sorted(times: tuple[float, ...]) -> bool:
     return all(a <= b for a, b in pairs) or all(a >= b for a, b in pairs)
 
 
-def _inside(jumps: Tensor, times: tuple[float, ...]) -> tuple[float, ...]:
+def _inside(jumps: set[float], times: tuple[float, ...]) -> tuple[float, ...]:
     low, high = min(times), max(times)
-    inside = sorted({jump for jump in jumps.tolist() if low < jump < high})
+    inside = sorted(jump for jump in jumps if low < jump < high)
     return tuple(inside if times[-1] >= times[0] else reversed(inside))
 
 

@@ -142,6 +142,7 @@ class Catalogue(Mapping[str, R], Generic[R]):
     def __init__(self, registry: Registry, record_type: type[R]) -> None:
         self._registry = registry
         self._type = record_type
+        self._shared: dict[str, tuple[R, Any]] = {}
 
     @property
     def kind(self) -> str:
@@ -188,6 +189,18 @@ class Catalogue(Mapping[str, R], Generic[R]):
         except ValueError:  # a callable written in C has no signature to ask
             pass
         return target(**options)
+
+    def shared(self, name: str) -> Any:
+        """Return what `create(name)` makes, the same object as long as the record is the same.
+
+        For solvers and gradient methods, which never change after construction. Raises what
+        `create` raises.
+        """
+        record = self[name]
+        known = self._shared.get(name)
+        if known is None or known[0] is not record:
+            known = self._shared[name] = (record, self.create(name))
+        return known[1]
 
     def _unknown(self, name: str) -> UnknownNameError:
         contested = [n for n in self if n.endswith(f":{name}")]

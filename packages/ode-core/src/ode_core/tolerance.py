@@ -59,6 +59,13 @@ def finite(mean_square: float) -> float:
     return math.sqrt(mean_square) if mean_square >= 0.0 else math.inf
 
 
+def all_finite(x: Tensor) -> bool:
+    """Return whether every entry of a tensor is finite; one value is read from the device."""
+    x = x.detach()
+    # A sum is one pass, and finite only if all entries are; it may overflow, though.
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
+
+
 def _sum_of_squares(ratio: Tensor) -> Tensor:
     # A dot product is one pass and one kernel; it wants one stride.
     if ratio.is_contiguous():

@@ -16,7 +16,7 @@ from ode_core.rows import along
 from ode_solvers.kernels.choose import for_state, named
 from ode_solvers.kernels.contract import Kernel
 from ode_solvers.stiffness import LastStages, Suspicion, last_stages
-from ode_solvers.tableau import Tableau, row_of
+from ode_solvers.tableau import Row, Tableau, row_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,25 +90,25 @@ class RungeKutta:
         h = kernel.prepare(t1 - t0, y)
         ks, last = self._stages(field, kernel, h, (t0, t1), y, carry)
         if not self.adaptive:
-            return Step(kernel.combine(y, h, table.solution_row, ks), None, (), ks)
-        if table.last_is_solution:
-            ks = (*ks, field(t1, last))
-        y1, error = last, None
-        if tolerance is not None:
-            given = last if table.last_is_solution else None
+            y1 = kernel.combine(y, h, table.solution_row, ks) if last is None else last
+            return Step(y1, None, (), tuple(ks))
+        if last is not None:
+            ks.append(field(t1, last))
+        if tolerance is None:
+            y1 = kernel.combine(y, h, table.solution_row, ks) if last is None else last
+            error = None
+        else:
             y1, norms = kernel.finish(
-                y, given, h, table.solution_row, table.error_rows, ks, tolerance
+                y, last, h, table.solution_row, table.error_rows, ks, tolerance
             )
             error = damped(norms)
-        elif not table.last_is_solution:
-            y1 = kernel.combine(y, h, table.solution_row, ks)
-        if table.last_is_solution:
-            return Step(y1, error, (ks[-1],), ks)
+        if last is not None:
+            return Step(y1, error, (ks[-1],), tuple(ks))
         if isinstance(error, float) and error > 1.0:
             # Rejected: the slope at an end that nobody will start from is not worth a call.
-            return Step(y1, error, carry, ks)
-        end = field(t1, y1)
-        return Step(y1, error, (end,), (*ks, end))
+            return Step(y1, error, carry, tuple(ks))
+        ks.append(field(t1, y1))
+        return Step(y1, error, (ks[-1],), tuple(ks))
 
     def replay(
         self,
@@ -124,9 +124,9 @@ class RungeKutta:
         kernel = self._kernel(t0, y)
         h = kernel.prepare(t1 - t0, y)
         ks, last = self._stages(field, kernel, h, (t0, t1), y, carry)
-        if not self.tableau.last_is_solution:
+        if last is None:
             last = kernel.combine(y, h, self.tableau.solution_row, ks)
-        return Step(last, None, (), ks)
+        return Step(last, None, (), tuple(ks))
 
     def interpolant(
         self, field: VectorField, t0: Any, t1: Any, y0: Tensor, step: Step
@@ -168,19 +168,24 @@ class RungeKutta:
         span: tuple[Any, Any],
         y: Tensor,
         carry: tuple[Tensor, ...],
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         """Return the slopes, and the last stage's state unevaluated where it is the new state."""
         t0, t1 = span
-        table = self.tableau
+        dt = t1 - t0
+        inner, last_row = self._rows
         ks = [carry[0] if carry else field(t0, y)]
-        state = y
-        for row, node in zip(table.stage_rows, table.c[1:], strict=True):
+        for row, node in inner:
             state = kernel.combine(y, h, row, ks)
-            if table.last_is_solution and len(ks) == table.stages - 1:
-                break
             # The end is t1 itself: t0 + (t1 - t0) may round beyond it.
-            ks.append(field(t1 if node == 1.0 else t0 + node * (t1 - t0), state))
-        return tuple(ks), state
+            ks.append(field(t1 if node == 1.0 else t0 + node * dt, state))
+        return ks, None if last_row is None else kernel.combine(y, h, last_row, ks)
+
+    @cached_property
+    def _rows(self) -> tuple[tuple[tuple[Row, float], ...], Row | None]:
+        """Rows and nodes of the stages after the first; apart the row that is the solution's."""
+        rows = tuple(zip(self.tableau.stage_rows, self.tableau.c[1:], strict=True))
+        # Without an error estimate nothing asks for the slope at the end.
+        return (rows[:-1], rows[-1][0]) if self.tableau.last_is_solution else (rows, None)
 
     def _kernel(self, t: Any, y: Tensor) -> Kernel:
         if self.kernel is None:

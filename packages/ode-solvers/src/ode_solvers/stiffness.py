@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -85,8 +85,7 @@ def real_boundary(tableau: Tableau) -> float:
     return -max(root for root in roots if root < -1e-9)
 
 
-@dataclass(frozen=True)
-class Suspicion:
+class Suspicion(NamedTuple):
     """How many accepted steps ran along the boundary of stability, by Hairer's rule.
 
     From the hundredth step on every 25th is looked at. Once the quotient of one exceeds the limit,

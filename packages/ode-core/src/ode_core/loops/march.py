@@ -11,6 +11,7 @@ import torch
 
 from ode_core.control import FixedSteps, first_step
 from ode_core.solution import Stats, Status
+from ode_core.tolerance import all_finite
 from ode_core.transforms import mapped
 
 if TYPE_CHECKING:
@@ -73,11 +74,6 @@ class Log:
     memory: Any = None
     diagnosis: Any = None
 
-    def note(self, t: float, dt: float, error: float, accepted: bool, plan: Plan) -> None:
-        """Keep an attempt where that is asked for."""
-        if plan.record_steps:
-            self.attempts.append((t, dt, error, accepted))
-
     def fail(self, status: Status, t: float) -> None:
         """Note why and where the solve stopped."""
         self.status, self.stopped_at = status, t
@@ -124,14 +120,15 @@ def _given(
             return log.fail(Status.MAX_STEPS, t)
         step = solver.step(f, t, t1, y, carry, None)
         log.stats.accepted += 1
-        log.note(t, t1 - t, math.nan, True, plan)
+        if plan.record_steps:
+            log.attempts.append((t, t1 - t, math.nan, True))
         log.carry = step.carry
         sent = yield Accepted(t, t1, resume, y, carry, step, fresh)
         assert not isinstance(sent, Again)  # given steps are not made anew
         y = step.y if sent is None else sent
         t, fresh = resume, sent is not None or resume != t1
         carry = solver.init(f, t, y) if fresh and t1 != ends[-1].end else step.carry
-    if not mapped(y) and not bool(torch.isfinite(y.detach()).all()):
+    if not mapped(y) and not all_finite(y):
         log.fail(Status.NOT_FINITE, t)
     return None
 
@@ -168,11 +165,11 @@ def _chosen(
     carry, dt, memory = _begin(f, y, (t0, stops[0].end), plan, controller)
     diagnose = getattr(solver, "diagnose", None)
     least, most = getattr(controller, "dt_min", 0.0), getattr(controller, "dt_max", math.inf)
+    record = log.attempts.append if plan.record_steps else _nothing
     t, fresh = t0, True
     for stop in stops:
         while t != stop.end:
-            dt = min(max(dt, least), most)
-            t1 = t + direction * dt
+            t1 = t + direction * (dt := min(max(dt, least), most))
             # The slack keeps a sliver of a step off the end.
             cut = (t1 - stop.end) * direction > -1e-9 * dt
             t1 = stop.end if cut else t1
@@ -182,7 +179,7 @@ def _chosen(
             error = _ratio(step, least=dt <= least)
             accept, factor, memory = controller.judge(error, order, memory)
             taken = abs(t1 - t)
-            log.note(t, t1 - t, error, accept, plan)
+            record((t, t1 - t, error, accept))
             if not accept:
                 stats.rejected += 1
                 dt = taken * factor
@@ -211,6 +208,10 @@ def _chosen(
                 return log.fail(Status.STEP_TOO_SMALL, t)
         t = stop.resume
     return None
+
+
+def _nothing(attempt: tuple[float, float, float, bool]) -> None:
+    """Keep no record of an attempt."""
 
 
 def _start(f: Callable[[float, Tensor], Tensor], y: Tensor, t0: float, plan: Plan) -> Carry:

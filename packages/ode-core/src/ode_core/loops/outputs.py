@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, overload
@@ -81,11 +82,14 @@ def forward(
     steps = march(f, problem.y0, begin, stops, plan, log, problem.times[0])
     accepted = next(steps, None)
     while accepted is not None:
-        again = rows.look(f, accepted)
-        if again is None:
-            reached = rows.take(accepted)
-            if on_step is not None:
-                on_step(accepted, reached)
+        again = None
+        if rows.concerns(accepted):
+            again = rows.look(f, accepted)
+            reached = rows.take(accepted) if again is None else []
+        else:
+            reached = []
+        if again is None and on_step is not None:
+            on_step(accepted, reached)
         if rows.halted is not None:
             log.status, log.stopped_at = Status.EVENT, rows.halted
             break
@@ -138,14 +142,21 @@ class _Rows:
         self.switches: list[Switch] = []
         self._method = ""
         self._active: Callable[[Any], str] | None = getattr(plan.solver, "active", None)
+        self._within_each = plan.dense or self._watch is not None or self._integrand
+        self._each = self._within_each or self._active is not None
+        self._sign = problem.direction
+        self._due = self._next()
+
+    def concerns(self, accepted: Accepted) -> bool:
+        """Return whether there is anything to collect in a step."""
+        return self._each or self._sign * (accepted.until - self._due) >= 0.0
 
     def look(self, f: Callable[[Any, Tensor], Tensor], accepted: Accepted) -> Again | None:
         """Prepare for a step; ask for a shorter one where its error may hide an event."""
         problem, plan = self._problem, self._plan
         self._within = _within(problem, accepted.until, len(self.wanted))
         self._at, self._seen = None, []
-        asked = plan.dense or self._watch is not None or self._integrand
-        if asked or any(problem.times[i] != accepted.t1 for i in self._within):
+        if self._within_each or any(problem.times[i] != accepted.t1 for i in self._within):
             self._at = interpolant(plan.solver, f, accepted.span, accepted.y0, accepted.step)
         if self._watch is None or self._at is None:
             return None
@@ -179,7 +190,13 @@ class _Rows:
             self._mixed(accepted, at, within)
         if plan.dense and self.halted is not None:
             self.pieces[-1] = replace(self.pieces[-1], until=self.halted)
+        self._due = self._next()
         return list(range(before, len(self.states)))
+
+    def _next(self) -> float:
+        """Return the next time that was asked for, the end of all time where there is none."""
+        times, reached = self._problem.times, len(self.wanted)
+        return times[reached] if reached < len(times) else self._sign * math.inf
 
     def _mixed(
         self, accepted: Accepted, at: Callable[[float], Tensor] | None, within: list[int]

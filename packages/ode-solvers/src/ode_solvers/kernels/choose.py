@@ -10,24 +10,29 @@ from typing import TYPE_CHECKING
 from ode_core import ArgumentError, PluginError
 from ode_solvers.kernels.contract import Kernel
 from ode_solvers.kernels.cpu import Chain
+from ode_solvers.kernels.native import Native, available
 from ode_solvers.kernels.reference import Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NAMES = ("reference", "cpu", "triton")
+NAMES = ("reference", "cpu", "native", "triton")
 
 
 @cache
 def named(name: str) -> Kernel:
     """Return the kernel of that name.
 
-    Raises ArgumentError for another name, and PluginError where Triton is not installed.
+    Raises ArgumentError for another name, and PluginError where Triton or a compiler is missing.
     """
     if name == "reference":
         return Reference()
     if name == "cpu":
         return Chain()
+    if name == "native":
+        if not available():
+            raise PluginError("kernel='native' needs a C compiler: install gcc or clang")
+        return Native()
     if name == "triton":
         if not _has_triton():
             raise PluginError("kernel='triton' needs Triton: pip install 'ode-solvers[triton]'")
@@ -39,7 +44,14 @@ def named(name: str) -> Kernel:
 
 def for_state(y: Tensor, *, shared: bool = True) -> Kernel:
     """Return the kernel for a state where none was asked for, by its device and stepping."""
+    if y.is_cpu:
+        return _for_cpu()
     return named("triton" if y.is_cuda and shared and _has_triton() else "cpu")
+
+
+@cache
+def _for_cpu() -> Kernel:
+    return named("native" if available() else "cpu")
 
 
 @cache

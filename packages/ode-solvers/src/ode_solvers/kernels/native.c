@@ -1,0 +1,113 @@
+/* Sums of a state and weighted slopes, and norms of scaled errors, in one pass over memory.
+
+   A row holds which slopes count and their weights; the slopes themselves are a table of pointers
+   that grows while a step goes on. Weights are multiplied by the step size in double and rounded
+   once, as torch rounds the factor of an addition. */
+
+#include <math.h>
+#include <stdint.h>
+
+#define MOST 32
+#define LANES 16
+
+typedef struct {
+    int64_t count;
+    int64_t index[MOST];
+    double weight[MOST];
+} Row;
+
+#define TERM(i) w[i] * k[i][j]
+#define TERMS1 TERM(0)
+#define TERMS2 TERMS1 + TERM(1)
+#define TERMS3 TERMS2 + TERM(2)
+#define TERMS4 TERMS3 + TERM(3)
+#define TERMS5 TERMS4 + TERM(4)
+#define TERMS6 TERMS5 + TERM(5)
+#define TERMS7 TERMS6 + TERM(6)
+
+#define SUM_CASE(m)                                                                  \
+    case m:                                                                          \
+        for (int64_t j = 0; j < n; j++) out[j] = from[j] + (TERMS##m);               \
+        break;
+
+#define ERROR_CASE(m)                                                                \
+    case m:                                                                          \
+        for (int64_t j = 0; j < length; j++) error[j] = TERMS##m;                    \
+        break;
+
+#define KERNELS(T, NAME, ABS)                                                        \
+    static int64_t terms_##NAME(void *const *ks, const Row *row, int64_t at, double h, \
+                                const T **k, T *w) {                                 \
+        int64_t left = row->count - at, m = left < 7 ? left : 7;                     \
+        for (int64_t i = 0; i < m; i++) {                                            \
+            k[i] = (const T *)ks[row->index[at + i]];                                \
+            w[i] = (T)(h * row->weight[at + i]);                                     \
+        }                                                                            \
+        return m;                                                                    \
+    }                                                                                \
+                                                                                     \
+    static void add_##NAME(const T *const *k, const T *w, int64_t m, const T *from,  \
+                           T *out, int64_t n) {                                      \
+        switch (m) {                                                                 \
+            SUM_CASE(1) SUM_CASE(2) SUM_CASE(3) SUM_CASE(4)                          \
+            SUM_CASE(5) SUM_CASE(6) SUM_CASE(7)                                      \
+        }                                                                            \
+    }                                                                                \
+                                                                                     \
+    /* out = y + h sum w k */                                                        \
+    void combine_##NAME(void *const *ks, const Row *row, const T *y, T *out, double h, \
+                        int64_t n) {                                                 \
+        const T *from = y;                                                           \
+        for (int64_t at = 0; at < row->count; at += 7) {                             \
+            const T *k[7];                                                           \
+            T w[7];                                                                  \
+            int64_t m = terms_##NAME(ks, row, at, h, k, w);                          \
+            add_##NAME(k, w, m, from, out, n);                                       \
+            from = out;                                                              \
+        }                                                                            \
+    }                                                                                \
+                                                                                     \
+    static void error_##NAME(const T *const *k, const T *w, int64_t m, int64_t length, \
+                             T *error) {                                             \
+        switch (m) {                                                                 \
+            ERROR_CASE(1) ERROR_CASE(2) ERROR_CASE(3) ERROR_CASE(4)                  \
+            ERROR_CASE(5) ERROR_CASE(6) ERROR_CASE(7)                                \
+        }                                                                            \
+    }                                                                                \
+                                                                                     \
+    /* The sum of squares of h sum w k / (atol + rtol max(|y0|, |y1|)): blocks that stay in the \
+       first cache, in a fixed order. An infinite y1 makes it NaN, for its allowance is infinite. */ \
+    double finish_##NAME(void *const *ks, const Row *row, const T *y0, const T *y1,  \
+                         double h, double rtol, double atol, int64_t n) {            \
+        enum { BLOCK = 512 };                                                        \
+        T error[BLOCK], relative = (T)rtol, absolute = (T)atol;                      \
+        double total = 0.0;                                                          \
+        for (int64_t start = 0; start < n; start += BLOCK) {                         \
+            int64_t length = n - start < BLOCK ? n - start : BLOCK;                  \
+            for (int64_t at = 0; at < row->count; at += 7) {                         \
+                const T *k[7];                                                       \
+                T w[7];                                                              \
+                int64_t m = terms_##NAME(ks, row, at, h, k, w);                      \
+                for (int64_t i = 0; i < m; i++) k[i] += start;                       \
+                if (at == 0)                                                         \
+                    error_##NAME(k, w, m, length, error);                            \
+                else                                                                 \
+                    add_##NAME(k, w, m, error, error, length);                       \
+            }                                                                        \
+            const T *a = y0 + start, *b = y1 + start;                                \
+            for (int64_t j = 0; j < length; j++) {                                   \
+                T p = ABS(a[j]), q = ABS(b[j]);                                      \
+                error[j] = error[j] / (absolute + relative * (p > q ? p : q)) + b[j] * (T)0; \
+            }                                                                        \
+            T lanes[LANES] = {0};                                                    \
+            int64_t whole = length - length % LANES;                                 \
+            for (int64_t j = 0; j < whole; j += LANES)                               \
+                for (int i = 0; i < LANES; i++) lanes[i] += error[j + i] * error[j + i]; \
+            for (int64_t j = whole; j < length; j++) lanes[j - whole] += error[j] * error[j]; \
+            for (int i = 0; i < LANES; i++) total += (double)lanes[i];               \
+        }                                                                            \
+        return total;                                                                \
+    }
+
+KERNELS(float, f32, fabsf)
+KERNELS(double, f64, fabs)

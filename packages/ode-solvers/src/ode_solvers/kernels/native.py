@@ -1,0 +1,177 @@
+"""One pass over memory for every sum and norm, in C: on the CPU, where one thread does the work."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ode_core import Tolerance
+from ode_core.tolerance import finite
+from ode_core.transforms import transformed
+from ode_solvers.kernels.build import library
+from ode_solvers.kernels.cpu import Chain
+from ode_solvers.tableau import Row
+
+# Slopes of a step; dopri8 has seventeen with those of its continuous output.
+_MOST = 32
+_ROWS_KEPT = 1024
+# From this size on torch shares an operation among its threads, and C does not.
+_SHARED = 32768
+_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+_CHAIN = Chain()
+
+
+class _Row(ctypes.Structure):
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("index", ctypes.c_int64 * _MOST),
+        ("weight", ctypes.c_double * _MOST),
+    )
+
+
+class Slopes:
+    """The step size, and the slopes of one step as C finds them: pointers, one more a stage."""
+
+    __slots__ = ("_alike", "_strides", "_y", "combine", "finish", "h", "kept", "pointers", "size")
+
+    def __init__(self, h: float, y: Tensor, functions: tuple[Callable[..., Any], ...]) -> None:
+        self.h, self.size = h, y.numel()
+        self.combine, self.finish = functions
+        self.pointers = (ctypes.c_void_p * _MOST)()
+        self.kept: list[Tensor] = []
+        self._y, self._strides = y, y.stride()
+        # Copies in the state's strides live as long as their pointers.
+        self._alike: list[Tensor] = []
+
+    def take(self, ks: Sequence[Tensor]) -> None:
+        """Note the slopes that have come since the last call."""
+        kept, pointers = self.kept, self.pointers
+        if kept and kept[0] is not ks[0]:
+            kept.clear()
+        for index in range(len(kept), len(ks)):
+            k = ks[index]
+            kept.append(k)
+            if k.stride() != self._strides:
+                k = torch.empty_like(self._y).copy_(k)
+                self._alike.append(k)
+            pointers[index] = k.data_ptr()
+
+
+@dataclass(frozen=True)
+class Native:
+    """The sums in C under `torch.no_grad()`, for float32 and float64 states that lie densely.
+
+    Everything else, and states so large that torch's threads are quicker, goes through `Chain`.
+    """
+
+    name: str = "native"
+
+    def prepare(self, dt: float | Tensor, y: Tensor) -> Any:
+        """Return the step size with room for the slopes, or as `Chain` takes it."""
+        functions = _functions(y.dtype) if type(y) is Tensor and y.is_cpu else None
+        if functions is None or isinstance(dt, Tensor) or not _plain(y):
+            return _CHAIN.prepare(dt, y)
+        return Slopes(dt, y, functions)
+
+    def combine(self, y: Tensor, h: Any, row: Row, ks: Sequence[Tensor]) -> Tensor:
+        """Return y + h sum w k."""
+        if type(h) is not Slopes:
+            return _CHAIN.combine(y, h, row, ks)
+        if len(row) == 1:
+            # Torch needs but one pass for this, too, and has the shorter way.
+            ((index, weight),) = row
+            return torch.add(y, ks[index], alpha=h.h * weight)
+        if len(ks) > _MOST or (torch.is_grad_enabled() and _recorded(y, ks)):
+            return _CHAIN.combine(y, h.h, row, ks)
+        h.take(ks)
+        out = torch.empty_like(y)
+        packed = _ROWS.get(id(row)) or _packed(row)
+        h.combine(h.pointers, packed[0], y.data_ptr(), out.data_ptr(), h.h, h.size)
+        return out
+
+    def finish(
+        self,
+        y0: Tensor,
+        y1: Tensor | None,
+        h: Any,
+        solution: Row,
+        errors: Sequence[Row],
+        ks: Sequence[Tensor],
+        tolerance: Tolerance,
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """Return the new state and the norm of each error estimate."""
+        if type(h) is not Slopes:
+            return _CHAIN.finish(y0, y1, h, solution, errors, ks, tolerance)
+        y = self.combine(y0, h, solution, ks) if y1 is None else y1
+        rtol, atol = tolerance.rtol, tolerance.atol
+        simple = type(tolerance) is Tolerance and type(rtol) is type(atol) is float
+        if not simple or tolerance.segments or len(ks) > _MOST:
+            return _CHAIN.finish(y0, y, h.h, solution, errors, ks, tolerance)
+        h.take(ks)
+        start, end, norms = y0.data_ptr(), y.data_ptr(), []
+        for row in errors:
+            packed = _ROWS.get(id(row)) or _packed(row)
+            total = h.finish(h.pointers, packed[0], start, end, h.h, rtol, atol, h.size)
+            norms.append(finite(total / h.size))
+        return y, tuple(norms)
+
+
+def _recorded(y: Tensor, ks: Sequence[Tensor]) -> bool:
+    return y.requires_grad or any(k.requires_grad for k in ks)
+
+
+def available() -> bool:
+    """Return whether the C kernel could be built here."""
+    return library() is not None
+
+
+def _plain(y: Tensor) -> bool:
+    """Return whether C sees what torch would see, and is not slower than torch's threads."""
+    size = y.numel()
+    if not 0 < size <= _SHARED and (size == 0 or torch.get_num_threads() > 1):
+        return False
+    # Within these, an operation is more than its values.
+    inside = (
+        torch._C._len_torch_dispatch_stack()
+        or transformed()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
+    return not inside and (y.is_contiguous() or torch.empty_like(y).stride() == y.stride())
+
+
+@cache
+def _functions(dtype: torch.dtype) -> tuple[Callable[..., Any], ...] | None:
+    made = library()
+    if made is None or dtype not in _SUFFIX:
+        return None
+    combine = getattr(made, f"combine_{_SUFFIX[dtype]}")
+    finish = getattr(made, f"finish_{_SUFFIX[dtype]}")
+    pointer, number = ctypes.c_void_p, ctypes.c_double
+    combine.argtypes = (pointer, pointer, pointer, pointer, number, ctypes.c_int64)
+    combine.restype = None
+    finish.argtypes = (pointer, pointer, pointer, pointer, *(number,) * 3, ctypes.c_int64)
+    finish.restype = number
+    return combine, finish
+
+
+# Where each row lies in memory as C reads it. By identity: to hash a row takes longer than to add
+# it up. A row that is kept keeps its id.
+_ROWS: dict[int, tuple[int, Row, _Row]] = {}
+
+
+def _packed(row: Row) -> tuple[int, Row, _Row]:
+    if len(_ROWS) >= _ROWS_KEPT:
+        # Rows of continuous outputs are new each time.
+        _ROWS.clear()
+    indices, weights = zip(*row, strict=True)
+    packed = _Row(len(row), indices, weights)
+    made = _ROWS[id(row)] = (ctypes.addressof(packed), row, packed)
+    return made
