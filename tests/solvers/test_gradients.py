@@ -68,7 +68,7 @@ def test_checkpoint_is_the_gradient_of_the_discrete_solve(name, times):
         assert off(found, exact) < (options(name)["rtol"] / 100 if record.adaptive else 1e-13)
         assert stats.f_calls < forward.f_calls, "what direct records is evaluated once more"
     else:
-        assert off(found, exact) < 1e-13
+        assert off(found, exact) < 1e-12
         assert stats.f_calls == forward.f_calls
     assert stats.backward_f_calls > 0
 

@@ -30,9 +30,9 @@ typedef struct {
         for (int64_t j = 0; j < n; j++) out[j] = from[j] + (TERMS##m);               \
         break;
 
-#define ERROR_CASE(m)                                                                \
+#define TERMS_CASE(m)                                                                \
     case m:                                                                          \
-        for (int64_t j = 0; j < length; j++) error[j] = TERMS##m;                    \
+        for (int64_t j = 0; j < n; j++) out[j] = TERMS##m;                         \
         break;
 
 #define KERNELS(T, NAME, ABS)                                                        \
@@ -54,7 +54,14 @@ typedef struct {
         }                                                                            \
     }                                                                                \
                                                                                      \
-    /* out = y + h sum w k */                                                        \
+    static void weigh_##NAME(const T *const *k, const T *w, int64_t m, T *out, int64_t n) { \
+        switch (m) {                                                                 \
+            TERMS_CASE(1) TERMS_CASE(2) TERMS_CASE(3) TERMS_CASE(4)                  \
+            TERMS_CASE(5) TERMS_CASE(6) TERMS_CASE(7)                                \
+        }                                                                            \
+    }                                                                                \
+                                                                                     \
+    /* out = y + h sum w k, without y where there is none */                         \
     void combine_##NAME(void *const *ks, const Row *row, const T *y, T *out, double h, \
                         int64_t n) {                                                 \
         const T *from = y;                                                           \
@@ -62,16 +69,11 @@ typedef struct {
             const T *k[7];                                                           \
             T w[7];                                                                  \
             int64_t m = terms_##NAME(ks, row, at, h, k, w);                          \
-            add_##NAME(k, w, m, from, out, n);                                       \
+            if (from)                                                                \
+                add_##NAME(k, w, m, from, out, n);                                   \
+            else                                                                     \
+                weigh_##NAME(k, w, m, out, n);                                       \
             from = out;                                                              \
-        }                                                                            \
-    }                                                                                \
-                                                                                     \
-    static void error_##NAME(const T *const *k, const T *w, int64_t m, int64_t length, \
-                             T *error) {                                             \
-        switch (m) {                                                                 \
-            ERROR_CASE(1) ERROR_CASE(2) ERROR_CASE(3) ERROR_CASE(4)                  \
-            ERROR_CASE(5) ERROR_CASE(6) ERROR_CASE(7)                                \
         }                                                                            \
     }                                                                                \
                                                                                      \
@@ -90,7 +92,7 @@ typedef struct {
                 int64_t m = terms_##NAME(ks, row, at, h, k, w);                      \
                 for (int64_t i = 0; i < m; i++) k[i] += start;                       \
                 if (at == 0)                                                         \
-                    error_##NAME(k, w, m, length, error);                            \
+                    weigh_##NAME(k, w, m, error, length);                            \
                 else                                                                 \
                     add_##NAME(k, w, m, error, error, length);                       \
             }                                                                        \

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ode_core.tolerance import finite
 from ode_core.transforms import transformed
 from ode_solvers.kernels.build import library
 from ode_solvers.kernels.cpu import Chain
+from ode_solvers.kernels.sweep import Sweep, joined
 from ode_solvers.tableau import Row
 
 # Slopes of a step; dopri8 has seventeen with those of its continuous output.
@@ -24,6 +25,8 @@ _MOST = 32
 _ROWS_KEPT = 1024
 # From this size on torch shares an operation among its threads, and C does not.
 _SHARED = 32768
+# From this size on what a node of its own saves in memory passes is more than what it costs.
+_SWEPT = 1024
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 _CHAIN = Chain()
 
@@ -39,7 +42,10 @@ class _Row(ctypes.Structure):
 class Slopes:
     """The step size, and the slopes of one step as C finds them: pointers, one more a stage."""
 
-    __slots__ = ("_alike", "_strides", "_y", "combine", "finish", "h", "kept", "pointers", "size")
+    __slots__ = (
+        "_alike", "_strides", "_y", "combine", "finish", "h", "kept", "pointers", "size", "sweep",
+        "token",
+    )  # fmt: skip
 
     def __init__(self, h: float, y: Tensor, functions: tuple[Callable[..., Any], ...]) -> None:
         self.h, self.size = h, y.numel()
@@ -47,6 +53,8 @@ class Slopes:
         self.pointers = (ctypes.c_void_p * _MOST)()
         self.kept: list[Tensor] = []
         self._y, self._strides = y, y.stride()
+        self.sweep: Sweep | None = None
+        self.token = y
         # Copies in the state's strides live as long as their pointers.
         self._alike: list[Tensor] = []
 
@@ -84,17 +92,15 @@ class Native:
         """Return y + h sum w k."""
         if type(h) is not Slopes:
             return _CHAIN.combine(y, h, row, ks)
-        if len(row) == 1:
+        if len(row) == 1 and not torch.is_grad_enabled():
             # Torch needs but one pass for this, too, and has the shorter way.
             ((index, weight),) = row
             return torch.add(y, ks[index], alpha=h.h * weight)
-        if len(ks) > _MOST or (torch.is_grad_enabled() and _recorded(y, ks)):
+        if len(ks) > _MOST:
             return _CHAIN.combine(y, h.h, row, ks)
-        h.take(ks)
-        out = torch.empty_like(y)
-        packed = _ROWS.get(id(row)) or _packed(row)
-        h.combine(h.pointers, packed[0], y.data_ptr(), out.data_ptr(), h.h, h.size)
-        return out
+        if torch.is_grad_enabled() and _recorded(y, ks):
+            return _recorded_sum(y, h, row, ks)
+        return _sum(y, h, row, ks)
 
     def finish(
         self,
@@ -121,6 +127,38 @@ class Native:
             total = h.finish(h.pointers, packed[0], start, end, h.h, rtol, atol, h.size)
             norms.append(finite(total / h.size))
         return y, tuple(norms)
+
+
+def _sum(y: Tensor, h: Slopes, row: Row, ks: Sequence[Tensor]) -> Tensor:
+    h.take(ks)
+    out = torch.empty_like(y)
+    packed = _ROWS.get(id(row)) or _packed(row)
+    h.combine(h.pointers, packed[0], y.data_ptr(), out.data_ptr(), h.h, h.size)
+    return out
+
+
+def _recorded_sum(y: Tensor, h: Slopes, row: Row, ks: Sequence[Tensor]) -> Tensor:
+    if h.sweep is None and len(ks) == 1 and h.size >= _SWEPT:
+        h.sweep = Sweep(h.h, partial(_weigh, h.combine))
+    if h.sweep is None or len(ks) != len(h.sweep.rows) + 1:
+        return _CHAIN.combine(y, h.h, row, ks)
+    out, h.token = joined(h.sweep, h.token, ks[-1], row, lambda: _sum(y, h, row, ks))
+    return out
+
+
+def _weigh(combine: Callable[..., Any], h: float, row: Row, xs: Mapping[int, Tensor]) -> Tensor:
+    out = torch.empty_like(xs[row[0][0]])
+    strides, kept = out.stride(), []
+    pointers = (ctypes.c_void_p * _MOST)()
+    for index, _ in row:
+        x = xs[index]
+        if x.stride() != strides:
+            # Such as an expanded one, which lies nowhere as a whole.
+            kept.append(x := torch.empty_like(out).copy_(x))
+        pointers[index] = x.data_ptr()
+    packed = _ROWS.get(id(row)) or _packed(row)
+    combine(pointers, packed[0], None, out.data_ptr(), h, out.numel())
+    return out
 
 
 def _recorded(y: Tensor, ks: Sequence[Tensor]) -> bool:
