@@ -20,8 +20,8 @@ class Sweep:
 
     The slope k_i enters every later sum, so that its gradient is h sum_j a_ji v_j over the
     gradients v_j of those sums: a row of the transposed table, and one pass over memory, where
-    autograd by itself would add term to term. The nodes hang together by tokens, 0-d tensors that carry the
-    number of the backward pass: a slope's node runs after those of all later sums.
+    autograd by itself would add term to term. The nodes hang together by tokens, 0-d tensors that
+    carry the number of the backward pass: a slope's node runs after those of all later sums.
 
     Source: Hager, Runge-Kutta methods in optimal control and the transformed adjoint system,
     Numerische Mathematik 87 (2000), section 2.
