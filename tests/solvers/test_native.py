@@ -13,6 +13,7 @@ from ode_core import PluginError, Tolerance, solve
 from ode_solvers.kernels import build, choose, native
 from ode_solvers.kernels.choose import named
 from ode_solvers.tables.dopri5 import DOPRI5
+from ode_solvers.tables.dopri8 import DOPRI8
 from tests.problems import F64
 
 needs_compiler = pytest.mark.skipif(not native.available(), reason="needs a C compiler")
@@ -154,6 +155,35 @@ def test_more_slopes_than_the_table_holds():
     ks = [torch.full((3,), float(i), dtype=F64) for i in range(40)]
     row = tuple((i, 1.0) for i in range(40))
     assert torch.allclose(kernel.combine(y, kernel.prepare(1.0, y), row, ks), y + sum(range(40)))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("table", [DOPRI5, DOPRI8], ids=["dopri5", "dopri8"])
+def test_sums_are_those_of_torch_to_the_bit(table, dtype):
+    for size in (1, 3, 8, 17, 100, 1001, 4096):
+        generator = torch.Generator().manual_seed(size)
+        y, *ks = torch.randn(20, size, dtype=dtype, generator=generator).unbind()
+        for row in (*table.stage_rows, table.solution_row):
+            kernels = [named(name) for name in ("native", "cpu")]
+            a, b = (kernel.combine(y, kernel.prepare(-0.037, y), row, ks) for kernel in kernels)
+            assert torch.equal(a, b)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["dopri5", "tsit5", "dopri8", "rk4", "adams_bashforth"])
+def test_a_solve_is_the_same_with_and_without_gradients(name):
+    y0 = torch.linspace(-1.0, 1.0, 2000).view(1000, 2)
+    options = {"dt": 0.1} if name == "rk4" else {}
+
+    def field(t, y):
+        return torch.stack([y[:, 1], -y[:, 0].sin()], 1) + 0.1 * t
+
+    found = [
+        solve(field, y0.clone().requires_grad_(wanted), [0.0, 0.7, 2.0], solver=name, **options)
+        for wanted in (True, False)
+    ]
+    assert torch.equal(*(solution.ys for solution in found))
 
 
 @needs_compiler

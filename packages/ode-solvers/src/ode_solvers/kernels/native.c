@@ -1,8 +1,9 @@
 /* Sums of a state and weighted slopes, and norms of scaled errors, in one pass over memory.
 
    A row holds which slopes count and their weights; the slopes themselves are a table of pointers
-   that grows while a step goes on. Weights are multiplied by the step size in double and rounded
-   once, as torch rounds the factor of an addition. */
+   that grows while a step goes on. Sums equal torch's chain of additions to the bit: weights are
+   multiplied by the step size in double and rounded once, and term after term is added with one
+   rounding each. So a solve is the same whether it is recorded or not. */
 
 #include <math.h>
 #include <stdint.h>
@@ -27,7 +28,7 @@ typedef struct {
 
 #define SUM_CASE(m)                                                                  \
     case m:                                                                          \
-        for (int64_t j = 0; j < n; j++) out[j] = from[j] + (TERMS##m);               \
+        for (int64_t j = 0; j < n; j++) out[j] = from[j] + TERMS##m;                 \
         break;
 
 #define TERMS_CASE(m)                                                                \
