@@ -43,7 +43,10 @@ class Tolerance:
 
     def scale(self, y0: Tensor, y1: Tensor) -> Tensor:
         """Return the allowed error of each entry, real, like the state, in fresh memory."""
-        return torch.maximum(_wide(y0).abs(), _wide(y1).abs()).mul_(self.rtol).add_(self.atol)
+        size = _wide(y0).abs()
+        if y1 is not y0:
+            size = torch.maximum(size, _wide(y1).abs())
+        return size.mul_(self.rtol).add_(self.atol)
 
     def root_mean_square(self, ratio: Tensor) -> float:
         """Return the root mean square of scaled errors, or the largest one of the segments."""
