@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ode_core
-from ode_core import PluginError, Tolerance, solve
+from ode_core import ArgumentError, PluginError, Tolerance, solve
 from ode_solvers.kernels import build, choose, native
 from ode_solvers.kernels.choose import named
 from ode_solvers.tables.dopri5 import DOPRI5
@@ -147,6 +147,20 @@ def test_slopes_that_lie_otherwise_are_copied_and_live_as_long_as_needed():
         row = DOPRI5.stage_rows[count - 1]
         out = kernel.combine(y, h, row, ks[:count])
         assert torch.allclose(out, named("reference").combine(y, 0.3, row, ks), rtol=1e-14)
+
+
+@needs_compiler
+def test_slopes_of_another_shape_dtype_or_device_are_not_read_as_they_lie():
+    kernel, y = named("native"), torch.ones(3, 2)
+    row = ((0, 2.0), (1, 1.0))
+    with torch.no_grad():
+        for other in (torch.ones(2), torch.ones(3, 2, dtype=F64), torch.ones(1, 1)):
+            out = kernel.combine(y, kernel.prepare(1.0, y), row, [other, torch.ones(3, 2)])
+            assert torch.equal(out, torch.full((3, 2), 4.0))
+        with pytest.raises(RuntimeError, match="must match"):
+            kernel.combine(y, kernel.prepare(1.0, y), row, [torch.ones(5, 2), y])
+        with pytest.raises(ArgumentError, match="cpu; got one on meta"):
+            kernel.combine(y, kernel.prepare(1.0, y), row, [torch.ones(3, 2, device="meta"), y])
 
 
 @needs_compiler

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ode_core import Tolerance
+from ode_core import ArgumentError, Tolerance
 from ode_core.tolerance import finite
 from ode_core.transforms import transformed
 from ode_solvers.kernels.build import library
@@ -43,7 +43,7 @@ class Slopes:
     """The step size, and the slopes of one step as C finds them: pointers, one more a stage."""
 
     __slots__ = (
-        "_alike", "_strides", "_y", "combine", "finish", "h", "kept", "pointers", "size", "sweep",
+        "_alike", "_dtype", "_strides", "_y", "combine", "finish", "h", "kept", "pointers", "size", "sweep",
         "token",
     )  # fmt: skip
 
@@ -52,24 +52,36 @@ class Slopes:
         self.combine, self.finish = functions
         self.pointers = (ctypes.c_void_p * _MOST)()
         self.kept: list[Tensor] = []
-        self._y, self._strides = y, y.stride()
+        self._y, self._dtype, self._strides = y, y.dtype, y.stride()
         self.sweep: Sweep | None = None
         self.token = y
         # Copies in the state's strides live as long as their pointers.
         self._alike: list[Tensor] = []
 
     def take(self, ks: Sequence[Tensor]) -> None:
-        """Note the slopes that have come since the last call."""
+        """Note the slopes that have come since the last call.
+
+        C reads as many numbers as the state has: whatever lies otherwise is copied, or refused.
+        """
         kept, pointers = self.kept, self.pointers
         if kept and kept[0] is not ks[0]:
             kept.clear()
         for index in range(len(kept), len(ks)):
             k = ks[index]
             kept.append(k)
-            if k.stride() != self._strides:
-                k = torch.empty_like(self._y).copy_(k)
-                self._alike.append(k)
+            like = k.is_cpu and k.dtype == self._dtype and k.numel() == self.size
+            if not (like and k.stride() == self._strides):
+                k = self._copy(k)
             pointers[index] = k.data_ptr()
+
+    def _copy(self, k: Tensor) -> Tensor:
+        if not k.is_cpu:
+            raise ArgumentError(
+                f"f returns its slopes on the state's device, cpu; got one on {k.device}"
+            )
+        copy = torch.empty_like(self._y).copy_(k)
+        self._alike.append(copy)
+        return copy
 
 
 @dataclass(frozen=True)
