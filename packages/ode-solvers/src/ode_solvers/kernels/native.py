@@ -43,8 +43,8 @@ class Slopes:
     """The step size, and the slopes of one step as C finds them: pointers, one more a stage."""
 
     __slots__ = (
-        "_alike", "_dtype", "_strides", "_y", "combine", "finish", "h", "kept", "pointers", "size", "sweep",
-        "token",
+        "_alike", "_dtype", "_strides", "_y", "combine", "finish", "h", "kept", "pointers", "size",
+        "sweep", "token",
     )  # fmt: skip
 
     def __init__(self, h: float, y: Tensor, functions: tuple[Callable[..., Any], ...]) -> None:
