@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +12,7 @@ from ode_core import (
     FixedSteps,
     PIDController,
     Tolerance,
+    UnsupportedError,
     solvers,
 )
 from ode_core.attach import attach, refuse_transforms
@@ -19,10 +20,14 @@ from ode_core.capture import Watched
 from ode_core.loops.outputs import forward
 from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
 from ode_core.replay import Replay
+from ode_core.samples import SampleProblem
+from ode_core.tolerance import SampleTolerance
 from ode_solvers.gradients.anchors import Anchors, Belt, loosest
 from ode_solvers.gradients.augmented import Augmented
 from ode_solvers.gradients.backward import Backward, packed_plan, pulled, until
 from ode_solvers.gradients.quadrature import Totals
+from ode_solvers.gradients.sample_adjoint import solve_samples_adjoint
+from ode_solvers.gradients.sample_forward import refuse_what_has_no_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +38,6 @@ if TYPE_CHECKING:
     from ode_core.loops.march import Accepted
     from ode_core.problem import Problem
     from ode_core.replay import Again
-    from ode_core.solution import Trajectory
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Adjoint:
     name: str = "adjoint"
     exact: bool = False
     differentiates_time: bool = True
+    per_sample: bool = True
 
     def __post_init__(self) -> None:
         for what, value, allowed in (
@@ -96,9 +101,10 @@ class Adjoint:
                 "drift has no effect with anchors=0, the plain algorithm; drop one of them"
             )
 
-    def check(self, problem: Problem, plan: Plan) -> None:
-        """Refuse tolerances for a backward solve with fixed steps."""
-        del problem
+    def check(self, problem: Problem | SampleProblem, plan: Plan) -> None:
+        """Refuse tolerances for a backward solve with fixed steps, and what has no row."""
+        if isinstance(problem, SampleProblem):
+            self._check_samples(problem, plan)
         given = self.rtol is not None or self.atol is not None
         if given and self._plan(plan).tolerance is None:
             raise ArgumentError(
@@ -106,8 +112,25 @@ class Adjoint:
                 "drop them, or give Adjoint an adaptive solver"
             )
 
-    def solve(self, problem: Problem, plan: Plan) -> Trajectory:
+    def _check_samples(self, problem: SampleProblem, plan: Plan) -> None:
+        refuse_what_has_no_row(problem, self.name)
+        solver = self._plan(plan).solver
+        if not getattr(solver, "per_sample", False):
+            raise UnsupportedError(
+                f"the backward solver {solver.name} takes shared steps only; give Adjoint another "
+                "solver, or drop stepping='per_sample'"
+            )
+        if self.backward is not None:
+            raise UnsupportedError(
+                "Adjoint(backward=...) replaces a backward solve with shared steps; drop it, or "
+                "stepping='per_sample'"
+            )
+
+    def solve(self, problem: Problem | SampleProblem, plan: Plan) -> Any:
         """Solve without a graph and attach the backward solve."""
+        if isinstance(problem, SampleProblem):
+            back = self._plan(plan, SampleTolerance)
+            return solve_samples_adjoint(problem, plan, back, self)
         if not torch.is_grad_enabled():
             return forward(problem, plan)
         refuse_transforms(self.name, problem.y0)
@@ -141,7 +164,7 @@ class Adjoint:
         trajectory.ys = attach(self.name, pull, trajectory.ys, problem.y0, tensors)
         return trajectory
 
-    def _plan(self, plan: Plan) -> Plan:
+    def _plan(self, plan: Plan, kind: type[Tolerance] = Tolerance) -> Plan:
         """Return the plan of the backward solve; its first step is sought anew."""
         own = solvers.create(self.solver) if isinstance(self.solver, str) else self.solver
         solver = plan.solver if own is None else own
@@ -155,7 +178,7 @@ class Adjoint:
                 if tolerance is None
                 else (tolerance.rtol, tolerance.atol)
             )
-            tolerance = Tolerance(
+            tolerance = kind(
                 rtol if self.rtol is None else self.rtol, atol if self.atol is None else self.atol
             )
             controller = PIDController() if isinstance(controller, FixedSteps) else controller

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+_Kind = TypeVar("_Kind", bound=Tolerance)
+
 # States kept from a short solve would cost more than they tell: its ends are known.
-_SPACING = 4
+SPACING = 4
 # In tolerances: what is set right, and what is no longer to be trusted.
-_NEAR, _FAR = 1.0, 100.0
+NEAR, FAR = 1.0, 100.0
 # Units of rounding that add up unseen, and a tolerance that no solve comes near to.
 _ROUNDING, _FINE = 16, 1e-12
 
@@ -30,7 +32,7 @@ class Anchors:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._spacing = _SPACING
+        self._spacing = SPACING
         self._seen = 0
         self.states: dict[float, Tensor] = {}
 
@@ -46,11 +48,12 @@ class Anchors:
             self._spacing *= 2
 
 
-def loosest(tolerances: Sequence[Tolerance], dtype: torch.dtype) -> list[Tolerance]:
+def loosest(tolerances: Sequence[_Kind], dtype: torch.dtype) -> list[_Kind]:
     """Return what the two solves of a state may differ by: tolerances, or what the dtype holds."""
     eps = _ROUNDING * torch.finfo(dtype).eps
     own = {id(x): x for x in tolerances}
-    return [*own.values(), *([Tolerance(eps, eps)] if eps > _FINE else [])]
+    kind = type(tolerances[0])
+    return [*own.values(), *([kind(eps, eps)] if eps > _FINE else [])]
 
 
 class Belt:
@@ -81,7 +84,7 @@ class Belt:
         Raises SolveError, or warns, beyond 100 tolerances.
         """
         away = min(x.norm(rebuilt - stored, stored, stored) for x in self._tolerances)
-        if not away <= _FAR:
+        if not away <= FAR:
             if self._strict:
                 raise SolveError(
                     f"the backward solve of gradient='adjoint' left the forward solution: at "
@@ -90,12 +93,15 @@ class Belt:
                 )
             if not self._warned:
                 self._warned = True
-                # Without figures, so that a training run shows it once.
-                warnings.warn(
-                    "the backward solve of gradient='adjoint' left the forward solution by more "
-                    f"than {_FAR:.0f} tolerances, so that its gradient may be far off; "
-                    f"{self._advice}",
-                    GradientWarning,
-                    stacklevel=2,
-                )
-        return not away <= _NEAR
+                warn_of_drift(self._advice)
+        return not away <= NEAR
+
+
+def warn_of_drift(advice: str) -> None:
+    """Give the warning; it is without figures, so that a training run shows it once."""
+    warnings.warn(
+        "the backward solve of gradient='adjoint' left the forward solution by more than "
+        f"{FAR:.0f} tolerances, so that its gradient may be far off; {advice}",
+        GradientWarning,
+        stacklevel=3,
+    )

@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ode_core import UnsupportedError
-from ode_core.attach import attach_all, differentiable, refuse_transforms
-from ode_core.capture import Watched
+from ode_core.attach import attach_all, differentiable
 from ode_core.interpolation import interpolant
 from ode_core.loops.sample_outputs import Due, SampleTrajectory, forward_samples
-from ode_core.replay import Again, Replay
 from ode_core.rows import where
 from ode_solvers.gradients.rewind import leaves_of, sum_of, with_leaves
+from ode_solvers.gradients.sample_forward import solved_samples
 
 if TYPE_CHECKING:
     from ode_core import Plan, Step
     from ode_core.attach import Gradients
     from ode_core.loops.sample_march import SampleStep
     from ode_core.protocols import Carry, VectorField
+    from ode_core.replay import Again, Replay
     from ode_core.samples import SampleProblem
 
     Grads = list[Tensor | None]
-
-
-def refuse_what_has_no_row(problem: SampleProblem, name: str) -> None:
-    """Raise UnsupportedError for events and integrals, whose states are none of the outputs."""
-    if problem.given.asks:
-        raise UnsupportedError(
-            f"gradient={name!r} knows neither events nor integrands with stepping='per_sample'; "
-            "take gradient='direct', or shared steps"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +79,8 @@ def solve_samples_recorded(
     """
     if not torch.is_grad_enabled():
         return forward_samples(problem, plan)
-    refuse_transforms(name, problem.y0)
-    replay, watched = Replay(problem.field, problem.y0.device), Watched(problem.field)
     record = _Record(plan.solver.one_step, problem.y0.detach())
-    detached = replace(problem, y0=problem.y0.detach())
-    with torch.no_grad():
-        made = forward_samples(detached, plan, on_step=record.keep, watched=watched)
-    replay.settle()
-    tensors = watched.tensors
+    made, replay, tensors = solved_samples(problem, plan, name, record.keep)
     if differentiable(problem.y0, tensors):
         back = _Rewind(problem, plan, record, replay, evaluated)
         (made.ys,) = attach_all(name, back, (made.ys,), problem.y0, tensors)

@@ -1,0 +1,167 @@
+"""The systems that continuous adjoints of per-sample solves go back over, one row a sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from ode_core.interpolation import interpolant
+from ode_core.rows import along, where
+from ode_core.tolerance import SampleTolerance
+from ode_solvers.gradients.quadrature import gauss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from ode_core import Solver
+    from ode_core.loops.sample_march import SampleStep
+    from ode_core.replay import Again
+    from ode_solvers.gradients.augmented import Pulled
+    from ode_solvers.gradients.quadrature import Totals
+
+    SamplePath = Callable[[Tensor], Tensor]
+
+
+class SampleAdjoint(Protocol):
+    """A field on states of B samples that hold the adjoint a and, maybe, the state y."""
+
+    @property
+    def field(self) -> Again:
+        """The field of the forward solve."""
+
+    def pack(self, y: Tensor, a: Tensor) -> Tensor:
+        """Return the state of rows y and a, `[b, ...]`."""
+
+    def parts(self, t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and a at the times `[b]`."""
+
+    def rebuilt(self, state: Tensor) -> Tensor | None:
+        """Return the y that the backward solve has come to, None where it solves for a alone."""
+
+    def adjoint(self, state: Tensor) -> Tensor:
+        """Return a."""
+
+    def tolerance(self, given: SampleTolerance, y: Tensor) -> SampleTolerance:
+        """Return the tolerance of a solve for y as one for states."""
+
+    def __call__(self, t: Tensor, state: Tensor) -> Tensor:
+        """Return the derivative of the state."""
+
+
+@dataclass(frozen=True, eq=False)
+class StateAndAdjoint:
+    """The field of [y, a], `[B, 2, ...]`: one evaluation of f and one product with its transposed
+    Jacobian."""
+
+    field: Again
+
+    def pack(self, y: Tensor, a: Tensor) -> Tensor:
+        """Return the state of rows y and a, `[b, ...]`."""
+        return torch.stack([y, a], 1)
+
+    def parts(self, t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and a; f may want to view y in another shape."""
+        del t
+        return state[:, 0].contiguous(), state[:, 1]
+
+    def rebuilt(self, state: Tensor) -> Tensor | None:
+        """Return y."""
+        return state[:, 0]
+
+    def adjoint(self, state: Tensor) -> Tensor:
+        """Return a."""
+        return state[:, 1]
+
+    def tolerance(self, given: SampleTolerance, y: Tensor) -> SampleTolerance:
+        """Return the tolerance for both, the norm being the larger one of the two."""
+        rtol, atol = (
+            x.unsqueeze(1) if isinstance(x, torch.Tensor) else x for x in (given.rtol, given.atol)
+        )
+        return SampleTolerance(rtol, atol, (y[0].numel(),) * 2)
+
+    def __call__(self, t: Tensor, state: Tensor) -> Tensor:
+        """Return the derivative of the state."""
+        y, a = self.parts(t, state)
+        slope, (back,) = _products(self.field, t, y, a, of_state=True)
+        return torch.stack([slope, torch.zeros_like(a) if back is None else back.neg()], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class AdjointAlone:
+    """The field of a, `[B, ...]`, along a path from which y is read."""
+
+    field: Again
+    path: SamplePath
+
+    def pack(self, y: Tensor, a: Tensor) -> Tensor:
+        """Return a."""
+        del y
+        return a
+
+    def parts(self, t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y, from the path, and a."""
+        return self.path(t), state
+
+    def rebuilt(self, state: Tensor) -> Tensor | None:
+        """Return None: y is not solved for."""
+        del state
+        return None
+
+    def adjoint(self, state: Tensor) -> Tensor:
+        """Return a."""
+        return state
+
+    def tolerance(self, given: SampleTolerance, y: Tensor) -> SampleTolerance:
+        """Return the tolerance of y, which is that of a."""
+        del y
+        return given
+
+    def __call__(self, t: Tensor, state: Tensor) -> Tensor:
+        """Return the derivative of a."""
+        y, a = self.parts(t, state)
+        (back,) = _products(self.field, t, y, a, of_state=True)[1]
+        return torch.zeros_like(a) if back is None else back.neg()
+
+
+def _products(
+    field: Again,
+    t: Tensor,
+    y: Tensor,
+    a: Tensor,
+    *,
+    of_state: bool = False,
+    parameters: tuple[Tensor, ...] = (),
+) -> tuple[Tensor, Pulled]:
+    """Return f, and a df/dx for the state, if that is asked for, and the parameters."""
+    with torch.enable_grad():
+        y = y.detach().requires_grad_(of_state)
+        slope = field(t, y)
+    inputs = [*([y] if of_state else []), *parameters]
+    if not slope.requires_grad:
+        return slope, [None] * len(inputs)
+    found = torch.autograd.grad(slope, inputs, a, allow_unused=True)
+    return slope.detach(), found
+
+
+def add_step(totals: Totals, adjoint: SampleAdjoint, solver: Solver, step: SampleStep) -> None:
+    """Add to the parameters' gradients what an attempted step's accepted rows say.
+
+    It is summed up at Gauss's nodes of the step's continuous output, with a row's step size in its
+    adjoint: what a parameter gets is one sum over all rows. Rows that were refused stand still.
+    """
+    accepted = step.accepted
+    if not totals.parameters or not bool(accepted.any()):
+        return
+    t1 = torch.where(accepted, step.t1, step.t0)
+    at = interpolant(solver, adjoint, (step.t0, step.t1), step.y0, step.step)
+    for node, weight in gauss(solver.order):
+        state = where(accepted, at(torch.full_like(t1, node)), step.y0)
+        t = step.t0 + node * (t1 - step.t0)
+        y, a = adjoint.parts(t, state)
+        scaled = a * along(step.t0 - t1, a)
+        _, found = _products(adjoint.field, t, y, scaled, parameters=totals.parameters)
+        totals.take(found, weight)
