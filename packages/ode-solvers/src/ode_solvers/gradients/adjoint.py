@@ -21,7 +21,6 @@ from ode_core.loops.outputs import forward
 from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
 from ode_core.replay import Replay
 from ode_core.samples import SampleProblem
-from ode_core.tolerance import SampleTolerance
 from ode_solvers.gradients.anchors import Anchors, Belt, loosest
 from ode_solvers.gradients.augmented import Augmented
 from ode_solvers.gradients.backward import Backward, packed_plan, pulled, until
@@ -129,8 +128,7 @@ class Adjoint:
     def solve(self, problem: Problem | SampleProblem, plan: Plan) -> Any:
         """Solve without a graph and attach the backward solve."""
         if isinstance(problem, SampleProblem):
-            back = self._plan(plan, SampleTolerance)
-            return solve_samples_adjoint(problem, plan, back, self)
+            return solve_samples_adjoint(problem, plan, self._plan(plan), self)
         if not torch.is_grad_enabled():
             return forward(problem, plan)
         refuse_transforms(self.name, problem.y0)
@@ -164,7 +162,7 @@ class Adjoint:
         trajectory.ys = attach(self.name, pull, trajectory.ys, problem.y0, tensors)
         return trajectory
 
-    def _plan(self, plan: Plan, kind: type[Tolerance] = Tolerance) -> Plan:
+    def _plan(self, plan: Plan) -> Plan:
         """Return the plan of the backward solve; its first step is sought anew."""
         own = solvers.create(self.solver) if isinstance(self.solver, str) else self.solver
         solver = plan.solver if own is None else own
@@ -178,7 +176,7 @@ class Adjoint:
                 if tolerance is None
                 else (tolerance.rtol, tolerance.atol)
             )
-            tolerance = kind(
+            tolerance = Tolerance(
                 rtol if self.rtol is None else self.rtol, atol if self.atol is None else self.atol
             )
             controller = PIDController() if isinstance(controller, FixedSteps) else controller

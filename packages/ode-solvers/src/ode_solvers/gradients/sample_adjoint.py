@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ode_core.attach import attach
+from ode_core.capture import Watched
 from ode_core.loops.sample_outputs import forward_samples
 from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
+from ode_core.rows import along
 from ode_core.timegrad import move_outputs, move_start
 from ode_core.tolerance import SampleTolerance
 from ode_solvers.gradients.anchors import loosest
@@ -36,6 +38,7 @@ def solve_samples_adjoint(
     given: SampleProblem, plan: Plan, back: Plan, method: Adjoint
 ) -> SampleTrajectory:
     """Solve without a graph and attach the backward solve, whose plan is `back`."""
+    back = _by_rows(back, given.y0)
     if not torch.is_grad_enabled():
         return forward_samples(given, plan)
     timed = given.ts.requires_grad
@@ -49,7 +52,9 @@ def solve_samples_adjoint(
             nodes.see(step)
         anchors.see(step)
 
-    made, replay, seen = solved_samples(problem, plan, method.name, keep)
+    watched = Watched(problem.field)
+    made, replay = solved_samples(problem, plan, method.name, watched, keep)
+    seen = watched.tensors
     tensors = seen if method.parameters is None else method.parameters
     named = {id(x) for x in tensors}
     others = tuple(x for x in seen if id(x) not in named)
@@ -60,6 +65,22 @@ def solve_samples_adjoint(
     if timed:
         made.ys = move_outputs(given, made.ys)
     return made
+
+
+def _by_rows(plan: Plan, y0: Tensor) -> Plan:
+    """Return the plan with a tolerance for rows; the method's own may be a shared one."""
+    tolerance = plan.tolerance
+    if tolerance is None or isinstance(tolerance, SampleTolerance):
+        return plan
+    return replace(
+        plan, tolerance=SampleTolerance(_rows(tolerance.rtol, y0), _rows(tolerance.atol, y0))
+    )
+
+
+def _rows(x: float | Tensor, y0: Tensor) -> float | Tensor:
+    if not isinstance(x, torch.Tensor):
+        return x
+    return along(x, y0) if x.shape == (len(y0),) else x.expand(y0.shape)
 
 
 def _belt(method: Adjoint, plan: Plan, back: Plan, y0: Tensor) -> SampleBelt:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ode_core.attach import attach_all, differentiable
+from ode_core.capture import Watched
 from ode_core.interpolation import interpolant
 from ode_core.loops.sample_outputs import Due, SampleTrajectory, forward_samples
 from ode_core.rows import where
@@ -80,7 +81,9 @@ def solve_samples_recorded(
     if not torch.is_grad_enabled():
         return forward_samples(problem, plan)
     record = _Record(plan.solver.one_step, problem.y0.detach())
-    made, replay, tensors = solved_samples(problem, plan, name, record.keep)
+    watched = Watched(problem.field)
+    made, replay = solved_samples(problem, plan, name, watched, record.keep)
+    tensors = watched.tensors
     if differentiable(problem.y0, tensors):
         back = _Rewind(problem, plan, record, replay, evaluated)
         (made.ys,) = attach_all(name, back, (made.ys,), problem.y0, tensors)
