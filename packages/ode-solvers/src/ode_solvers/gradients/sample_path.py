@@ -78,8 +78,9 @@ class Recorded:
 class SamplePath:
     """The solutions of B samples with a direction each; `nodes`, `[B, N]`, are their steps' ends.
 
-    `ahead` are the same, rising and with infinity for padding. `entries`, `[B, N]`, says where in `spans`, two `[M]`, and in `values`, `[M, n, F]`, a step is
-    found. `weights`, `[n, n]`, turn values into coefficients of Chebyshev's polynomials.
+    `ahead` are the same, rising and with infinity for padding. `entries`, `[B, N]`, says where in
+    `spans`, two `[M]`, and in `values`, `[M, n, F]`, a step is found. `weights`, `[n, n]`, turn
+    values into coefficients of Chebyshev's polynomials.
     """
 
     nodes: Tensor
