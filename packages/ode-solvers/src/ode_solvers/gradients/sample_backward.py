@@ -73,6 +73,8 @@ class SampleBackward:
         Raises SolveError, which names the samples, where the solve cannot be finished.
         """
         problem, field = self.problem, self.problem.field
+        if y0.numel() == 0:
+            return torch.zeros_like(y0)
         calls = field.calls
         jumps = Jumps(problem)
         impulses = Impulses(problem, jumps, grad_ys, ys)

@@ -36,7 +36,7 @@ class Recorded:
         self._count = torch.zeros_like(problem.start, dtype=torch.long)
         self._places: list[tuple[Tensor, Tensor]] = []
         self._spans = [(problem.start[:0], problem.start[:0])]
-        shape = (0, degree + 1, by_row(problem.y0).shape[1])
+        shape = (0, degree + 1, math.prod(problem.y0.shape[1:]))
         self._values = [problem.y0.detach().new_empty(shape)]
 
     def see(self, step: SampleStep) -> None:
@@ -60,8 +60,10 @@ class Recorded:
         t0, t1 = (torch.cat(x) for x in zip(*self._spans, strict=True))
         shape = (int(self._count.max()) if len(self._count) else 0, len(self._count))
         steps = torch.arange(len(t0), device=t0.device)
-        entries = placed(steps.new_zeros(shape), self._places, [steps]).T
-        nodes = placed(t1.new_full(shape, math.nan), self._places, [t1]).T.contiguous()
+        some = [steps] if self._places else []
+        entries = placed(steps.new_zeros(shape), self._places, some).T
+        some = [t1] if self._places else []
+        nodes = placed(t1.new_full(shape, math.nan), self._places, some).T.contiguous()
         degrees = torch.arange(len(self._angles), dtype=t0.dtype, device=t0.device)
         angles = torch.tensor(self._angles, dtype=t0.dtype, device=t0.device)
         weights = torch.linalg.inv(torch.outer(angles, degrees).cos())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,7 @@ from ode_core import SolveError
 from ode_core.attach import attach, differentiable
 from ode_core.capture import Watched
 from ode_core.loops.sample_outputs import forward_samples
-from ode_core.rows import by_row, take
+from ode_core.rows import by_row, take, where
 from ode_solvers.gradients.sample_forward import solved_samples
 from ode_solvers.gradients.sample_rewind import Begun, SampleRewind, Taken
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 class _Ends:
     """The attempted steps of a solve without their states, and where each sample has come to.
 
-    `jumps` are, by step, the rows after which a sample goes on from a jump, with the state and the
-    carry before it.
+    `jumps` are, by step, the rows in which a sample goes on from a jump, with the time, the state
+    and the carry before it.
     """
 
     latest: Tensor
     carry: Carry = None
     steps: list[Taken] = field(default_factory=list)
-    jumps: dict[int, tuple[Tensor, Tensor, Carry]] = field(default_factory=dict)
+    jumps: dict[int, tuple[Tensor, Tensor, tuple[Tensor, Carry]]] = field(default_factory=dict)
 
     def keep(self, step: SampleStep, dues: list[Due]) -> None:
         """Note a step, unless all of its rows stand still."""
@@ -55,7 +55,7 @@ class _Ends:
         ended = taken.jumped.nonzero()[:, 0]
         if len(ended):
             states = take((step.step.y, step.step.carry), ended)
-            self.jumps[len(self.steps)] = (step.rows[ended], *states)
+            self.jumps[len(self.steps)] = (step.rows[ended], step.t1[ended], states)
         self.steps.append(taken)
         if self.carry is None:
             batch = len(self.latest)
@@ -95,35 +95,46 @@ class _Pull:
     def __call__(
         self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        asked = by_row((grad_ys != 0).transpose(0, 1)).any(1)
         latest = self.ends.latest
-        back = _Reversed(self.problem, self.plan, self.replay, latest, self.ends, ys)
+        back = _Reversed(self.problem, self.plan, self.replay, latest, self.ends, ys, asked)
         return back((grad_ys,), y0, tensors)
 
 
 @dataclass(frozen=True, eq=False)
 class _Reversed(SampleRewind):
-    """Every step taken back and made again, from the last to the first."""
+    """Every step taken back and made again, from the last to the first.
+
+    `asked`, `[B]`, are the samples whose states have gradients; the others stay at their start.
+    """
 
     ends: _Ends
     ys: Tensor
+    asked: Tensor
 
     def steps(self, f: VectorField) -> Iterator[Begun]:
         """Yield the steps with their rebuilt states, the last one first."""
         solver: Any = self.plan.solver
-        ends, y, carry = self.ends, self.latest, self.ends.carry
+        ends = self.ends
+        if not ends.steps:
+            return
+        with torch.no_grad():
+            y0 = self.problem.y0.detach()
+            start = (y0, solver.init(f, self.problem.start, y0))
+        y, carry = where(self.asked, (self.latest, ends.carry), start)
         for index in range(len(ends.steps) - 1, -1, -1):
-            taken = ends.steps[index]
+            taken = self._alive(ends.steps[index])
             if index in ends.jumps:
-                rows, *before = ends.jumps[index]
-                self._compare(rows, taken.t1[taken.jumped], y[rows], before[0])
-                y, carry = _put((y, carry), rows, tuple(before))
+                rows, t, before = ends.jumps[index]
+                self._compare(rows, t, y[rows], before[0])
+                asked = self.asked[rows]
+                y, carry = _put((y, carry), rows[asked], take(before, asked.nonzero()[:, 0]))
             with torch.no_grad():
                 reached = take((y, carry), taken.rows)
                 back = solver.reverse(f, taken.t0, taken.t1, *reached)
             y, carry = _put((y, carry), taken.rows, back)
             yield Begun(taken, back[0], None if solver.one_step else back[1])
-        if ends.steps:
-            self._compare_start(f, y, carry)
+        self._compare_start((y, carry), start)
 
     def outputs(self, f: VectorField, taken: Taken, y: Tensor, step: Step) -> list[Tensor]:
         """Return the states that a step answered for, after a look at the true ones."""
@@ -135,18 +146,21 @@ class _Reversed(SampleRewind):
             self._compare(rows, taken.t1[due.rows][moved], state.detach()[moved], true)
         return states
 
-    def _compare_start(self, f: VectorField, y: Tensor, carry: Carry) -> None:
+    def _alive(self, taken: Taken) -> Taken:
+        """Return the step with the samples that nothing is asked about standing still."""
+        asked = self.asked[taken.rows]
+        t1 = torch.where(asked, taken.t1, taken.t0)
+        return replace(taken, t1=t1, jumped=taken.jumped & asked)
+
+    def _compare_start(self, rebuilt: tuple[Tensor, Carry], true: tuple[Tensor, Carry]) -> None:
         """Compare the rebuilt starts, and the carries there, with the true ones."""
-        start, y0 = self.problem.start, self.problem.y0.detach()
-        moved = torch.zeros_like(start, dtype=torch.bool)
+        t, y0 = self.problem.start, true[0]
+        moved = torch.zeros_like(t, dtype=torch.bool)
         for taken in self.ends.steps:
             moved[taken.rows] |= taken.t1 != taken.t0
         rows = moved.nonzero()[:, 0]
-        with torch.no_grad():
-            fresh = self.plan.solver.init(f, start, y0)
-        pairs = zip(pytree.tree_leaves((y, carry)), pytree.tree_leaves((y0, fresh)), strict=True)
-        for rebuilt, true in pairs:
-            self._compare(rows, start[rows], rebuilt[rows], true[rows], y0[rows])
+        for x, known in zip(pytree.tree_leaves(rebuilt), pytree.tree_leaves(true), strict=True):
+            self._compare(rows, t[rows], x[rows], known[rows], y0[rows])
 
     def _compare(
         self, rows: Tensor, t: Tensor, rebuilt: Tensor, true: Tensor, like: Tensor | None = None
@@ -156,11 +170,13 @@ class _Reversed(SampleRewind):
         The difference allowed is the root of the dtype's rounding, relative to the true rows or,
         where these are smaller, to rows `like` them.
         """
+        asked = self.asked[rows]
+        rows, t, rebuilt, true = rows[asked], t[asked], rebuilt[asked], true[asked]
         if not len(rows):
             return
         size = by_row(true.abs()).amax(1)
         if like is not None:
-            size = size.maximum(by_row(like.abs()).amax(1))
+            size = size.maximum(by_row(like[asked].abs()).amax(1))
         away = by_row((rebuilt - true).abs()).amax(1) / torch.where(size > 0.0, size, 1.0)
         root = torch.finfo(self.problem.y0.dtype).eps ** 0.5
         lost = (~(away <= root)).nonzero()[:, 0]
