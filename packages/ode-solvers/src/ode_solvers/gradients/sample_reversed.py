@@ -120,7 +120,7 @@ class _Reversed(SampleRewind):
             return
         with torch.no_grad():
             y0 = self.problem.y0.detach()
-            start = (y0, solver.init(f, self.problem.start, y0))
+            start = (y0, solver.init(f, self.begin, y0))
         y, carry = where(self.asked, (self.latest, ends.carry), start)
         for index in range(len(ends.steps) - 1, -1, -1):
             taken = self._alive(ends.steps[index])

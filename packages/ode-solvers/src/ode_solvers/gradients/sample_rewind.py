@@ -15,6 +15,7 @@ from ode_core.capture import Watched
 from ode_core.interpolation import interpolant
 from ode_core.loops.sample_outputs import Due, SampleTrajectory, forward_samples
 from ode_core.rows import where
+from ode_core.samples import Stops
 from ode_solvers.gradients.rewind import leaves_of, sum_of, with_leaves
 from ode_solvers.gradients.sample_forward import solved_samples
 
@@ -110,6 +111,11 @@ class SampleRewind(ABC):
     replay: Replay
     latest: Tensor
 
+    @property
+    def begin(self) -> Tensor:
+        """Where f was called first, `[B]`: the far side of a jump at the start."""
+        return Stops.of(self.problem).begin
+
     @abstractmethod
     def steps(self, f: VectorField) -> Iterator[Begun]:
         """Yield the steps, the last one first."""
@@ -187,7 +193,7 @@ class SampleRewind(ABC):
         """Add what the first carry, made from the start, says about that."""
         with torch.enable_grad():
             y = y0.detach().requires_grad_()
-            carry = self.plan.solver.init(self.evaluated(again), self.problem.start, y)
+            carry = self.plan.solver.init(self.evaluated(again), self.begin, y)
         pairs = zip(leaves_of(carry), later[1:], strict=True)
         live = [(x, g) for x, g in pairs if x.requires_grad]
         if not live:
