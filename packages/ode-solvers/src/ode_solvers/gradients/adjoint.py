@@ -50,9 +50,11 @@ class Adjoint:
     `atol` default to those of the forward solve; fixed steps, and a solver without an error
     estimate, go back over the nodes of the forward solve.
 
-    `norm="semi"` leaves the parameters' gradient out of the error control: fewer steps.
+    `norm="semi"` leaves the parameters' gradient out of the error control: fewer steps. With
+    per-sample steps it is always left out, being no sample's own.
 
-    At most `anchors` accepted states are stored beside the outputs, never more than every fourth.
+    At most `anchors` accepted states, of every sample where steps are its own, are stored beside
+    the outputs, never more than every fourth.
     Where the backward solve's state has left one of them, or the start, by more than a tolerance,
     it is set to it; beyond 100 tolerances SolveError is raised, or with `drift="warn"`, and
     always with fixed steps, a warning is given. `anchors=0` is the plain algorithm, which looks at
