@@ -84,10 +84,7 @@ def _wide(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SampleTolerance(Tolerance):
-    """The same for each row of a state `[B, ...]` on its own: norms are float64 `[B]` tensors.
-
-    `segments` are sizes that add up to that of a row.
-    """
+    """The same for each row of a state `[B, ...]` on its own: norms are float64 `[B]` tensors."""
 
     def norm(self, error: Tensor, y0: Tensor, y1: Tensor) -> Any:
         """Return the `[B]` scaled norms; nothing is read from the device."""
@@ -97,14 +94,9 @@ class SampleTolerance(Tolerance):
 
     def root_mean_square(self, ratio: Tensor) -> Any:
         """Return the `[B]` root mean squares of scaled errors, infinite where one is NaN."""
-        squares = by_row(ratio.to(torch.float64).square())
-        if self.segments:
-            parts = squares.split(self.segments, 1)
-            mean = torch.stack([part.mean(1) for part in parts]).amax(0)
-        else:
-            mean = squares.mean(1)
+        mean = by_row(ratio.to(torch.float64).square()).mean(1)
         return torch.where(mean.isnan(), math.inf, mean.sqrt())
 
     def rows(self, rows: Tensor) -> SampleTolerance:
         """Return the tolerance of the given rows, `[n]` indices."""
-        return SampleTolerance(take(self.rtol, rows), take(self.atol, rows), self.segments)
+        return SampleTolerance(take(self.rtol, rows), take(self.atol, rows))

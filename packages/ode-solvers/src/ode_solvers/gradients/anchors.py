@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
-
-_Kind = TypeVar("_Kind", bound=Tolerance)
 
 # States kept from a short solve would cost more than they tell: its ends are known.
 SPACING = 4
@@ -48,12 +46,11 @@ class Anchors:
             self._spacing *= 2
 
 
-def loosest(tolerances: Sequence[_Kind], dtype: torch.dtype) -> list[_Kind]:
+def loosest(tolerances: Sequence[Tolerance], dtype: torch.dtype) -> list[Tolerance]:
     """Return what the two solves of a state may differ by: tolerances, or what the dtype holds."""
     eps = _ROUNDING * torch.finfo(dtype).eps
     own = {id(x): x for x in tolerances}
-    kind = type(tolerances[0])
-    return [*own.values(), *([kind(eps, eps)] if eps > _FINE else [])]
+    return [*own.values(), *([Tolerance(eps, eps)] if eps > _FINE else [])]
 
 
 class Belt:
@@ -93,15 +90,12 @@ class Belt:
                 )
             if not self._warned:
                 self._warned = True
-                warn_of_drift(self._advice)
+                # Without figures, so that a training run shows it once.
+                warnings.warn(
+                    "the backward solve of gradient='adjoint' left the forward solution by more "
+                    f"than {FAR:.0f} tolerances, so that its gradient may be far off; "
+                    f"{self._advice}",
+                    GradientWarning,
+                    stacklevel=2,
+                )
         return not away <= NEAR
-
-
-def warn_of_drift(advice: str) -> None:
-    """Give the warning; it is without figures, so that a training run shows it once."""
-    warnings.warn(
-        "the backward solve of gradient='adjoint' left the forward solution by more than "
-        f"{FAR:.0f} tolerances, so that its gradient may be far off; {advice}",
-        GradientWarning,
-        stacklevel=3,
-    )

@@ -66,10 +66,6 @@ class Totals:
         if sums:
             torch._foreach_add_(self._sums, sums)
 
-    def take(self, pulled: Pulled, weight: float = 1.0) -> None:
-        """Add what an evaluation says, None where it says nothing."""
-        _add(self._sums, pulled, weight)
-
     def gradients(self) -> list[Tensor]:
         """Return the gradients in the parameters' dtypes."""
         return [s.to(p.dtype) for s, p in zip(self._sums, self.parameters, strict=True)]
@@ -255,7 +251,7 @@ class ByNodes:
             return step._replace(dense=(step.dense, None))
         at = interpolant(self.inner, field, (t0, t1), y, step)
         controlled = tolerance is not None and self.totals.tolerance is not None
-        nodes = _KRONROD if controlled else [(c, w, 0.0) for c, w in gauss(self.inner.order)]
+        nodes = _KRONROD if controlled else [(c, w, 0.0) for c, w in self._nodes()]
         sums, errors = self.totals.zeros(), self.totals.zeros() if controlled else []
         dt = t1 - t0
         for node, weight, difference in nodes:
@@ -272,10 +268,8 @@ class ByNodes:
         """Return the method's own continuous output."""
         return interpolant(self.inner, field, (t0, t1), y0, step._replace(dense=step.dense[0]))
 
-
-def gauss(order: int) -> tuple[tuple[float, float], ...]:
-    """Return nodes on [0, 1] and weights that suffice for steps of this order."""
-    return next(rule for most, rule in _GAUSS if order <= most)
+    def _nodes(self) -> tuple[tuple[float, float], ...]:
+        return next(rule for order, rule in _GAUSS if self.inner.order <= order)
 
 
 def summing(solver: Solver, totals: Totals) -> ByStages | ByNodes:

@@ -88,7 +88,7 @@ def _belt(method: Adjoint, plan: Plan, back: Plan, y0: Tensor) -> SampleBelt:
     default = SampleTolerance(DEFAULT_RTOL, DEFAULT_ATOL)
     known = [x if isinstance(x, SampleTolerance) else default for x in tolerances]
     return SampleBelt(
-        loosest(known, y0.dtype),
+        [SampleTolerance(x.rtol, x.atol) for x in loosest(known, y0.dtype)],
         "take gradient='checkpoint', a tighter tolerance, smaller steps or more anchors",
         strict=method.drift == "raise" and None not in tolerances,
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
 
-from ode_core import SolveError
+from ode_core import GradientWarning, SolveError
 from ode_core.rows import where
-from ode_solvers.gradients.anchors import FAR, NEAR, SPACING, warn_of_drift
+from ode_solvers.gradients.anchors import FAR, NEAR, SPACING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +101,14 @@ class SampleBelt:
                 raise self._lost(rows[far], t[far], away[far])
             if not self._warned:
                 self._warned = True
-                warn_of_drift(self._advice)
+                # Without figures, so that a training run shows it once.
+                warnings.warn(
+                    "the backward solve of gradient='adjoint' left the forward solution of a "
+                    f"sample by more than {FAR:.0f} tolerances, so that its gradient may be far "
+                    f"off; {self._advice}",
+                    GradientWarning,
+                    stacklevel=2,
+                )
         return ~(away <= NEAR)
 
     def _lost(self, rows: Tensor, t: Tensor, away: Tensor) -> SolveError:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from ode_core.interpolation import interpolant
-from ode_core.rows import along, where
+from ode_core.loops.quadrature import GAUSS
+from ode_core.rows import along, take, where
 from ode_core.tolerance import SampleTolerance
-from ode_solvers.gradients.quadrature import gauss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
     from ode_solvers.gradients.quadrature import Totals
 
     SamplePath = Callable[[Tensor], Tensor]
+
+_ROOT = math.sqrt(1.2)
+_OUTER_AND_INNER = tuple(
+    (math.sqrt((3 + 2 * s * _ROOT) / 28), (18 - s * math.sqrt(30)) / 72) for s in (1, -1)
+)
+# Gauss's rules on [0, 1] by the order of the steps that they suffice for: nodes and weights.
+_RULES: tuple[tuple[int, tuple[tuple[float, float], ...]], ...] = (
+    (2, ((0.5, 1.0),)),
+    (6, GAUSS),
+    (99, tuple((0.5 + s * x, w) for x, w in _OUTER_AND_INNER for s in (-1, 1))),
+)
 
 
 class SampleAdjoint(Protocol):
@@ -45,7 +57,7 @@ class SampleAdjoint(Protocol):
     def adjoint(self, state: Tensor) -> Tensor:
         """Return a."""
 
-    def tolerance(self, given: SampleTolerance, y: Tensor) -> SampleTolerance:
+    def tolerance(self, given: SampleTolerance) -> SampleTolerance:
         """Return the tolerance of a solve for y as one for states."""
 
     def __call__(self, t: Tensor, state: Tensor) -> Tensor:
@@ -76,18 +88,33 @@ class StateAndAdjoint:
         """Return a."""
         return state[:, 1]
 
-    def tolerance(self, given: SampleTolerance, y: Tensor) -> SampleTolerance:
+    def tolerance(self, given: SampleTolerance) -> SampleTolerance:
         """Return the tolerance for both, the norm being the larger one of the two."""
         rtol, atol = (
             x.unsqueeze(1) if isinstance(x, torch.Tensor) else x for x in (given.rtol, given.atol)
         )
-        return SampleTolerance(rtol, atol, (y[0].numel(),) * 2)
+        return _OfHalves(rtol, atol)
 
     def __call__(self, t: Tensor, state: Tensor) -> Tensor:
         """Return the derivative of the state."""
         y, a = self.parts(t, state)
         slope, (back,) = _products(self.field, t, y, a, of_state=True)
         return torch.stack([slope, torch.zeros_like(a) if back is None else back.neg()], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _OfHalves(SampleTolerance):
+    """What error is allowed for the halves of states `[B, 2, ...]`, neither of which hides the
+    other."""
+
+    def root_mean_square(self, ratio: Tensor) -> Any:
+        """Return the larger one of the halves' `[B]` root mean squares, infinite where NaN."""
+        halves = [super(_OfHalves, self).root_mean_square(half) for half in ratio.unbind(1)]
+        return torch.maximum(*halves)
+
+    def rows(self, rows: Tensor) -> SampleTolerance:
+        """Return the tolerance of the given rows, `[n]` indices."""
+        return _OfHalves(take(self.rtol, rows), take(self.atol, rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +142,8 @@ class AdjointAlone:
         """Return a."""
         return state
 
-    def tolerance(self, given: SampleTolerance, y: Tensor) -> SampleTolerance:
+    def tolerance(self, given: SampleTolerance) -> SampleTolerance:
         """Return the tolerance of y, which is that of a."""
-        del y
         return given
 
     def __call__(self, t: Tensor, state: Tensor) -> Tensor:
@@ -158,10 +184,11 @@ def add_step(totals: Totals, adjoint: SampleAdjoint, solver: Solver, step: Sampl
         return
     t1 = torch.where(accepted, step.t1, step.t0)
     at = interpolant(solver, adjoint, (step.t0, step.t1), step.y0, step.step)
-    for node, weight in gauss(solver.order):
+    for node, weight in next(rule for order, rule in _RULES if solver.order <= order):
         state = where(accepted, at(torch.full_like(t1, node)), step.y0)
         t = step.t0 + node * (t1 - step.t0)
         y, a = adjoint.parts(t, state)
-        scaled = a * along(step.t0 - t1, a)
+        scaled = a * along(weight * (step.t0 - t1), a)
         _, found = _products(adjoint.field, t, y, scaled, parameters=totals.parameters)
-        totals.take(found, weight)
+        pairs = zip(found, totals.parameters, strict=True)
+        totals.add([torch.zeros_like(p) if g is None else g for g, p in pairs])

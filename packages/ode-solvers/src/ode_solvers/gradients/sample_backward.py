@@ -137,7 +137,7 @@ class _Run:
     def _plan(self) -> Plan:
         plan = self._backward.plan
         if isinstance(plan.tolerance, SampleTolerance):
-            return replace(plan, tolerance=self._adjoint.tolerance(plan.tolerance, self._y0))
+            return replace(plan, tolerance=self._adjoint.tolerance(plan.tolerance))
         # One step from stop to stop, which are the nodes of the forward solve.
         length = (self._stops.begin - self._first).abs()
         return replace(plan, controller=FixedSteps(), dt=torch.where(length > 0.0, length, 1.0))

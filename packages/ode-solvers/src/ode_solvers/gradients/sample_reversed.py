@@ -95,6 +95,8 @@ class _Pull:
     def __call__(
         self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        if y0.numel() == 0:
+            return torch.zeros_like(y0), [None] * len(tensors)
         asked = by_row((grad_ys != 0).transpose(0, 1)).any(1)
         latest = self.ends.latest
         back = _Reversed(self.problem, self.plan, self.replay, latest, self.ends, ys, asked)
