@@ -308,3 +308,29 @@ def test_a_verification_finds_nothing_to_say(gradient):
         warnings.simplefilter("error")
         found, _ = gradients(Verified(ode_core.gradients.create(gradient), limit=1e-5))
     assert off(found, gradients("direct")[0]) < 1e-7
+
+
+def test_the_full_norm_refines_what_the_states_do_not_show():
+    """Only the shared parameter's gradient sees the fast part of f, which no sample's error does.
+
+    d y(2) / d k is, by sample, the integral of exp(-r (2 - s)) sin(60 s)^2 over [0, 2].
+    """
+    rates = torch.tensor([1.0, 0.5], dtype=F64)
+
+    def found(norm):
+        k = torch.tensor(1e-9, dtype=F64, requires_grad=True)
+        f = lambda t, y: -rates[:, None] * y + (k * torch.sin(60 * t) ** 2)[:, None]
+        solution = solve(f, torch.ones(2, 1, dtype=F64), [0.0, 2.0],
+                         gradient=Adjoint(norm=norm), **tight(1e-8))  # fmt: skip
+        (grad,) = torch.autograd.grad(solution.ys[-1].sum(), k)
+        return grad.item(), solution.stats.backward_f_calls
+
+    exact = 0.0
+    for r in rates.tolist():
+        wave = (r * math.cos(240) + 120 * math.sin(240) - r * math.exp(-2 * r)) / (r * r + 120**2)
+        exact += ((1 - math.exp(-2 * r)) / r - wave) / 2
+    full, calls = found("full")
+    semi, fewer = found("semi")
+    assert abs(full - exact) < 1e-7
+    assert abs(semi - exact) > 10 * abs(full - exact)
+    assert fewer < calls

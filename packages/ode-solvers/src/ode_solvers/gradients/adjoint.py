@@ -51,7 +51,7 @@ class Adjoint:
     estimate, go back over the nodes of the forward solve.
 
     `norm="semi"` leaves the parameters' gradient out of the error control: fewer steps. With
-    per-sample steps it is always left out, being no sample's own.
+    per-sample steps, none of which is its own, its sums are refined within them, or not.
 
     At most `anchors` accepted states, of every sample where steps are its own, are stored beside
     the outputs, never more than every fourth.

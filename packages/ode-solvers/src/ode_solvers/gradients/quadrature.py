@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Sums = list[Tensor]
 
 # Nodes on [0, 1] and weights of Gauss's rules, by the order that they suffice for.
-_GAUSS = (
+GAUSS = (
     (2, ((0.5, 1.0),)),
     (4, tuple((0.5 + s * math.sqrt(1 / 12), 0.5) for s in (-1, 1))),
     (99, tuple((0.5 + s * math.sqrt(0.15), w) for s, w in ((-1, 5 / 18), (0, 4 / 9), (1, 5 / 18)))),
@@ -36,7 +36,7 @@ _GAUSS = (
 # Kronrod's five nodes around Gauss's two: node, weight, and weight minus Gauss's.
 # Laurie, Mathematics of Computation 66 (1997): the outer nodes are sqrt(6/7) / 2 from the middle.
 _INNER, _OUTER = math.sqrt(1 / 12), math.sqrt(6 / 7) / 2
-_KRONROD = (
+KRONROD = (
     (0.5 - _OUTER, 49 / 495, 49 / 495),
     (0.5 - _INNER, 27 / 110, 27 / 110 - 0.5),
     (0.5, 14 / 45, 14 / 45),
@@ -187,7 +187,7 @@ class _Stages:
 
     def _take(self, pulled: Pulled) -> None:
         for sums, row in zip(self.sums, self._rows, strict=True):
-            _add(sums, pulled, -self._dt * self._weight(row))
+            add(sums, pulled, -self._dt * self._weight(row))
         self._stage += 1
 
 
@@ -251,14 +251,14 @@ class ByNodes:
             return step._replace(dense=(step.dense, None))
         at = interpolant(self.inner, field, (t0, t1), y, step)
         controlled = tolerance is not None and self.totals.tolerance is not None
-        nodes = _KRONROD if controlled else [(c, w, 0.0) for c, w in self._nodes()]
+        nodes = KRONROD if controlled else [(c, w, 0.0) for c, w in self._nodes()]
         sums, errors = self.totals.zeros(), self.totals.zeros() if controlled else []
         dt = t1 - t0
         for node, weight, difference in nodes:
             _, pulled = field.slope(t0 + node * dt, at(node), self.totals.parameters)
-            _add(sums, pulled, -dt * weight)
+            add(sums, pulled, -dt * weight)
             if controlled:
-                _add(errors, pulled, -dt * difference)
+                add(errors, pulled, -dt * difference)
         error = step.error
         if controlled and error is not None:
             error = max(float(error), *self.totals.norms(sums, [errors]))
@@ -269,7 +269,7 @@ class ByNodes:
         return interpolant(self.inner, field, (t0, t1), y0, step._replace(dense=step.dense[0]))
 
     def _nodes(self) -> tuple[tuple[float, float], ...]:
-        return next(rule for order, rule in _GAUSS if self.inner.order <= order)
+        return next(rule for order, rule in GAUSS if self.inner.order <= order)
 
 
 def summing(solver: Solver, totals: Totals) -> ByStages | ByNodes:
@@ -277,7 +277,8 @@ def summing(solver: Solver, totals: Totals) -> ByStages | ByNodes:
     return ByStages(solver, totals) if isinstance(solver, RungeKutta) else ByNodes(solver, totals)
 
 
-def _add(sums: Sums, pulled: Pulled, weight: float) -> None:
+def add(sums: Sums, pulled: Pulled, weight: float) -> None:
+    """Add what an evaluation says, None where it says nothing."""
     pairs = [(s, g) for s, g in zip(sums, pulled, strict=False) if g is not None]
     if pairs and weight != 0.0:
         torch._foreach_add_([s for s, _ in pairs], [g for _, g in pairs], alpha=weight)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ode_core import Plan
+    from ode_core import Plan, Tolerance
     from ode_core.loops.sample_march import SampleStep
     from ode_core.loops.sample_outputs import Due, SampleTrajectory
     from ode_core.replay import Replay
@@ -61,7 +61,8 @@ def solve_samples_adjoint(
     belt = None if method.anchors == 0 else _belt(method, plan, back, problem.y0)
     ends = None if nodes is None else nodes.times(problem.start)
     backward = SampleBackward(problem, back, method.name, ends, belt, anchors.times, anchors.states)
-    made.ys = attach(method.name, _Pull(backward, others, replay), made.ys, problem.y0, tensors)
+    pull = _Pull(backward, others, replay, None if method.norm == "semi" else back.tolerance)
+    made.ys = attach(method.name, pull, made.ys, problem.y0, tensors)
     if timed:
         made.ys = move_outputs(given, made.ys)
     return made
@@ -101,6 +102,7 @@ class _Pull:
     backward: SampleBackward
     others: tuple[Tensor, ...]
     replay: Replay
+    tolerance: Tolerance | None
 
     @property
     def held(self) -> tuple[Tensor, ...]:
@@ -112,7 +114,7 @@ class _Pull:
         self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         with self.replay.again((*tensors, *self.others)) as again:
-            totals = Totals(again.tensors[: len(tensors)], y0, None)
+            totals = Totals(again.tensors[: len(tensors)], y0, self.tolerance)
             adjoint = StateAndAdjoint(again)
             grad_y0 = self.backward.pulled(adjoint, totals, grad_ys, ys.detach(), y0.detach())
         return grad_y0, totals.gradients()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from ode_core.interpolation import interpolant
-from ode_core.loops.quadrature import GAUSS
 from ode_core.rows import along, take, where
 from ode_core.tolerance import SampleTolerance
+from ode_solvers.gradients.quadrature import GAUSS, KRONROD, add
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,22 +20,15 @@ if TYPE_CHECKING:
 
     from ode_core import Solver
     from ode_core.loops.sample_march import SampleStep
+    from ode_core.protocols import Interpolant
     from ode_core.replay import Again
     from ode_solvers.gradients.augmented import Pulled
     from ode_solvers.gradients.quadrature import Totals
 
     SamplePath = Callable[[Tensor], Tensor]
 
-_ROOT = math.sqrt(1.2)
-_OUTER_AND_INNER = tuple(
-    (math.sqrt((3 + 2 * s * _ROOT) / 28), (18 - s * math.sqrt(30)) / 72) for s in (1, -1)
-)
-# Gauss's rules on [0, 1] by the order of the steps that they suffice for: nodes and weights.
-_RULES: tuple[tuple[int, tuple[tuple[float, float], ...]], ...] = (
-    (2, ((0.5, 1.0),)),
-    (6, GAUSS),
-    (99, tuple((0.5 + s * x, w) for x, w in _OUTER_AND_INNER for s in (-1, 1))),
-)
+# The least part of a step that sums are refined to, and units of rounding that add up unseen.
+_LEAST, _ROUNDING = 1 / 64, 50
 
 
 class SampleAdjoint(Protocol):
@@ -176,19 +169,60 @@ def _products(
 def add_step(totals: Totals, adjoint: SampleAdjoint, solver: Solver, step: SampleStep) -> None:
     """Add to the parameters' gradients what an attempted step's accepted rows say.
 
-    It is summed up at Gauss's nodes of the step's continuous output, with a row's step size in its
-    adjoint: what a parameter gets is one sum over all rows. Rows that were refused stand still.
+    It is summed up at nodes of the step's continuous output, with a row's step size in its adjoint:
+    what a parameter gets is one sum over all rows, and has no row to choose a step by. Where the
+    error of the sums counts, they are refined within the step instead. Rows that were refused
+    stand still.
     """
     accepted = step.accepted
     if not totals.parameters or not bool(accepted.any()):
         return
-    t1 = torch.where(accepted, step.t1, step.t0)
     at = interpolant(solver, adjoint, (step.t0, step.t1), step.y0, step.step)
-    for node, weight in next(rule for order, rule in _RULES if solver.order <= order):
-        state = where(accepted, at(torch.full_like(t1, node)), step.y0)
-        t = step.t0 + node * (t1 - step.t0)
+    spans = [(0.0, 1.0)]
+    while spans:
+        low, high = spans.pop()
+        sums, errors = _sums(totals, adjoint, at, step, (low, high), solver.order)
+        norms = totals.norms(sums, [errors, sums]) if errors else ()
+        if norms and high - low > _LEAST and not _good(norms, torch.finfo(sums[0].dtype).eps):
+            middle = 0.5 * (low + high)
+            spans += [(low, middle), (middle, high)]
+        else:
+            totals.add(sums)
+
+
+def _sums(
+    totals: Totals,
+    adjoint: SampleAdjoint,
+    at: Interpolant,
+    step: SampleStep,
+    span: tuple[float, float],
+    order: int,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what a part of a step adds to the sums, and the error of that where it counts."""
+    controlled = totals.tolerance is not None
+    rule = next(rule for most, rule in GAUSS if order <= most)
+    nodes = KRONROD if controlled else [(c, w, 0.0) for c, w in rule]
+    sums, errors = totals.zeros(), totals.zeros() if controlled else []
+    (low, high), dt = span, torch.where(step.accepted, step.t1 - step.t0, 0.0)
+    for node, weight, difference in nodes:
+        theta = low + node * (high - low)
+        state = where(step.accepted, at(torch.full_like(dt, theta)), step.y0)
+        t = step.t0 + theta * dt
         y, a = adjoint.parts(t, state)
-        scaled = a * along(weight * (step.t0 - t1), a)
+        scaled = a * along(-dt * (high - low), a)
         _, found = _products(adjoint.field, t, y, scaled, parameters=totals.parameters)
-        pairs = zip(found, totals.parameters, strict=True)
-        totals.add([torch.zeros_like(p) if g is None else g for g, p in pairs])
+        add(sums, found, weight)
+        add(errors, found, difference)
+    return sums, errors
+
+
+def _good(norms: tuple[float, ...], eps: float) -> bool:
+    """Return whether sums are good enough, by the norms of the difference of two rules and of them.
+
+    The difference is the error of the worse rule; that of the better one is a higher power of it.
+    Source: Piessens et al., QUADPACK, 1983, section 2.2.
+    """
+    apart, size = norms
+    if apart <= max(1.0, _ROUNDING * eps * size):
+        return True
+    return apart * math.sqrt(apart / max(size, apart)) <= 1.0

@@ -50,7 +50,8 @@ def solve_samples_interpolated(
 
     made, replay = solved_samples(problem, plan, name, watched, keep)
     path = recorded.path()
-    pull = _Pull(SampleBackward(problem, back, name, path.nodes), path, replay)
+    nodes = path.nodes if back.tolerance is None else None
+    pull = _Pull(SampleBackward(problem, back, name, nodes), path, replay)
     made.ys = attach(name, pull, made.ys, problem.y0, watched.tensors)
     if timed:
         made.ys = move_outputs(given, made.ys)
@@ -74,7 +75,7 @@ class _Pull:
         self, grad_ys: Tensor, ys: Tensor, y0: Tensor, tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         with self.replay.again(tensors) as again:
-            totals = Totals(again.tensors, y0, None)
+            totals = Totals(again.tensors, y0, self.backward.plan.tolerance)
             adjoint = AdjointAlone(again, self.path)
             grad_y0 = self.backward.pulled(adjoint, totals, grad_ys, ys.detach(), y0.detach())
         return grad_y0, totals.gradients()
