@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 import ode_core
 from ode_core import Event, GradientWarning, SolveError, UnsupportedError, Verified, solve
-from ode_solvers import Adjoint
+from ode_solvers import Adjoint, Reversible
 from ode_solvers.gradients.sample_anchors import SampleAnchors
 from tests.problems import F64
 
@@ -220,21 +221,42 @@ def test_anchors_hold_each_sample_on_its_course():
 
 
 def test_anchors_are_spread_evenly_over_every_samples_steps():
-    batch = torch.zeros(2, dtype=F64)
-    anchors = SampleAnchors(3, batch, batch[:, None])
-    rows, until = torch.arange(2), None
+    start = torch.zeros(2, dtype=F64)
+    anchors = SampleAnchors(3, start, start[:, None])
     for k in range(1, 41):
         t1 = torch.tensor([float(k), -float(k)], dtype=F64)
-        step = ode_core.Step(t1[:, None].clone(), None, (), None)
         accepted = torch.tensor([True, k <= 9])
-        until = ode_core.loops.sample_march.SampleStep(
-            rows, batch, t1, t1, batch[:, None], (), step, accepted
-        )
-        anchors.see(until)
+        made = SimpleNamespace(y=t1[:, None].clone())
+        anchors.see(SimpleNamespace(rows=torch.arange(2), t1=t1, accepted=accepted, step=made))
     assert anchors.times[1, :2].tolist() == [-4.0, -8.0]
     assert anchors.times[0, :2].tolist() == [16.0, 32.0]
     assert anchors.times[:, 2].isnan().all()
     assert torch.equal(anchors.states[0, :2, 0], anchors.times[0, :2])
+
+
+def held_states(gradient, steps):
+    """How many states of the whole batch are held for the backward pass, graphs' own ones too."""
+    y0 = torch.randn(4, 200, dtype=F64)
+    rate = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    options = {"solver": Reversible("rk4")} if gradient == "reversible" else {"solver": "rk4"}
+    held = {}
+
+    def note(x):
+        held[x.data_ptr()] = x.numel()
+        return (x.detach(),)
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept[0]):
+        solution = solve(lambda t, y: rate * y.cos(), y0, [0.0, 1.0], gradient=gradient,
+                         dt=1 / steps, **PER_SAMPLE, **options)  # fmt: skip
+    assert solution.ys.requires_grad
+    return sum(held.values()) / y0.numel()
+
+
+def test_what_is_held_grows_with_the_steps_for_interpolated_alone():
+    assert held_states("adjoint", 400) < held_states("adjoint", 100) + 4 < 26
+    assert held_states("reversible", 100) == held_states("reversible", 20) < 8
+    few, many = (held_states("interpolated", steps) for steps in (20, 40))
+    assert many - few == pytest.approx(20 * 5, abs=1)
 
 
 def test_a_backward_solve_that_cannot_be_finished_names_the_sample():
