@@ -81,11 +81,11 @@ def test_every_gradient_converges_with_the_tolerance(gradient):
 @pytest.mark.parametrize(
     ("solver", "options", "bound"),
     [
-        ("dopri8", tight(1e-11), 1e-8),
+        ("dopri8", tight(1e-10), 1e-7),
         ("bosh3", tight(1e-6), 1e-4),
-        ("adams_moulton", tight(), 1e-7),
-        ("rk4", {"dt": 0.02}, 1e-7),
-        ("heun", {"dt": 0.01}, 1e-3),
+        ("adams_moulton", tight(1e-7), 1e-5),
+        ("rk4", {"dt": 0.04}, 1e-6),
+        ("heun", {"dt": 0.02}, 1e-3),
     ],
 )
 def test_any_solver(gradient, solver, options, bound):
@@ -129,7 +129,7 @@ def test_an_empty_batch_has_gradients_of_zero(gradient):
 
 
 @continuous
-@pytest.mark.parametrize("steps", [tight(), {"solver": "rk4", "dt": 0.01} | PER_SAMPLE])
+@pytest.mark.parametrize("steps", [tight(1e-6), {"solver": "rk4", "dt": 0.01} | PER_SAMPLE])
 def test_a_sample_that_fails_leaves_the_others_gradients(gradient, steps):
     """y' = rate y^2 blows up at 1 / (rate y0); what it had reached before still counts."""
     rate = torch.tensor(1.0, dtype=F64, requires_grad=True)
@@ -140,7 +140,7 @@ def test_a_sample_that_fails_leaves_the_others_gradients(gradient, steps):
     ys = solution.ys
     found = torch.autograd.grad(ys[1, 0, 0] + ys[2, 1, 0], [rate, y0])
     truth = y0[0, 0] / (1 - 0.5 * rate * y0[0, 0]) + y0[1, 0] / (1 - 2 * rate * y0[1, 0])
-    assert off(found, torch.autograd.grad(truth, [rate, y0])) < 1e-6
+    assert off(found, torch.autograd.grad(truth, [rate, y0])) < 1e-4
 
 
 @continuous
@@ -270,16 +270,16 @@ def test_a_backward_solve_that_cannot_be_finished_names_the_sample():
 
 
 def test_the_backward_solve_may_have_settings_of_its_own():
-    exact, _ = gradients("direct", **tight(1e-11))
+    exact, _ = gradients("direct", **tight(1e-10))
     _, first = gradients("adjoint", **tight(1e-4))
     of_each = torch.full((len(STARTS),), 1e-9, dtype=F64)
     _, second = gradients(Adjoint(rtol=1e-9, atol=of_each), **tight(1e-4))
     assert second.stats.backward_f_calls > 2 * first.stats.backward_f_calls
-    given = {"solver": "rk4", "dt": 0.01, "rtol": None, "atol": None}
+    given = {"solver": "rk4", "dt": 0.02, "rtol": None, "atol": None}
     found, _ = gradients(Adjoint(solver="dopri5", rtol=1e-9, atol=1e-9), **given)
-    assert off(found, exact) < 1e-6
-    back, _ = gradients(Adjoint(solver="rk4"))
-    assert off(back, exact) < 1e-5
+    assert off(found, exact) < 1e-5
+    back, _ = gradients(Adjoint(solver="rk4"), **tight(1e-7))
+    assert off(back, exact) < 1e-4
 
 
 def test_parameters_may_be_named():
@@ -328,8 +328,10 @@ def test_what_the_backward_solve_cannot_do_is_refused(method, said):
 def test_a_verification_finds_nothing_to_say(gradient):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found, _ = gradients(Verified(ode_core.gradients.create(gradient), limit=1e-5))
-    assert off(found, gradients("direct")[0]) < 1e-7
+        found, _ = gradients(
+            Verified(ode_core.gradients.create(gradient), limit=1e-3), **tight(1e-6)
+        )
+    assert off(found, gradients("direct")[0]) < 1e-4
 
 
 def test_the_full_norm_refines_what_the_states_do_not_show():
@@ -343,7 +345,7 @@ def test_the_full_norm_refines_what_the_states_do_not_show():
         k = torch.tensor(1e-9, dtype=F64, requires_grad=True)
         f = lambda t, y: -rates[:, None] * y + (k * torch.sin(60 * t) ** 2)[:, None]
         solution = solve(f, torch.ones(2, 1, dtype=F64), [0.0, 2.0],
-                         gradient=Adjoint(norm=norm), **tight(1e-8))  # fmt: skip
+                         gradient=Adjoint(norm=norm), **tight(1e-6))  # fmt: skip
         (grad,) = torch.autograd.grad(solution.ys[-1].sum(), k)
         return grad.item(), solution.stats.backward_f_calls
 
@@ -353,6 +355,6 @@ def test_the_full_norm_refines_what_the_states_do_not_show():
         exact += ((1 - math.exp(-2 * r)) / r - wave) / 2
     full, calls = found("full")
     semi, fewer = found("semi")
-    assert abs(full - exact) < 1e-7
+    assert abs(full - exact) < 1e-5
     assert abs(semi - exact) > 10 * abs(full - exact)
     assert fewer < calls

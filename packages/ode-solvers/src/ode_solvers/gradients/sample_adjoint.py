@@ -54,6 +54,8 @@ def solve_samples_adjoint(
 
     watched = Watched(problem.field)
     made, replay = solved_samples(problem, plan, method.name, watched, keep)
+    if back.solver is plan.solver and back.tolerance is plan.tolerance is not None:
+        back = replace(back, dt=made.log.dt)
     seen = watched.tensors
     tensors = seen if method.parameters is None else method.parameters
     named = {id(x) for x in tensors}

@@ -49,6 +49,8 @@ def solve_samples_interpolated(
         recorded.see(step)
 
     made, replay = solved_samples(problem, plan, name, watched, keep)
+    if back.tolerance is not None:
+        back = replace(back, dt=made.log.dt)
     path = recorded.path()
     nodes = path.nodes if back.tolerance is None else None
     pull = _Pull(SampleBackward(problem, back, name, nodes), path, replay)
