@@ -95,10 +95,12 @@ def test_any_solver(gradient, solver, options, bound):
 
 @continuous
 def test_steps_begin_anew_at_both_sides_of_jumps(gradient):
-    """Also where an output lies at a jump, at an end, or between the two sides that f can tell."""
-    times = TIMES.clone()
-    times[0, 1], times[1, 1:3] = 0.7, math.nextafter(0.7, 0.0)
-    jumps = torch.tensor([[0.7, 2.0], [0.7, 1.5], [NAN, NAN], [NAN, NAN]], dtype=F64)
+    """Outputs at either side of one, and samples that end, or begin, on theirs."""
+    times = torch.full((4, 4), NAN, dtype=F64)
+    times[0] = torch.tensor([0.0, math.nextafter(0.7, 1.0), 1.0, 2.0], dtype=F64)
+    times[1, :3] = torch.tensor([1.5, 1.0, 0.7], dtype=F64)
+    times[2, :2], times[3, 0] = torch.tensor([0.7, 1.1], dtype=F64), 0.5
+    jumps = torch.tensor([[0.7, 2.0], [0.7, NAN], [0.7, NAN], [NAN, NAN]], dtype=F64)
     options = {"kick": 0.7, "times": times, "jump_times": jumps}
     assert off(gradients(gradient, **options)[0], gradients("direct", **options)[0]) < 1e-6
 

@@ -73,6 +73,16 @@ def test_a_sample_that_fails_leaves_the_others_gradients(solver):
     assert start[:, 0].tolist() == pytest.approx([0.0, 1 / 0.5**2], rel=1e-2)
 
 
+def test_a_sample_without_a_gradient_stays_out_of_it():
+    """Taken back from its end of 1 / 6 it would come to 1 at the start, from elsewhere to infinity."""
+    rate = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    y0 = torch.tensor([[1.0], [0.1]], dtype=F64)
+    ys = solve(lambda t, y: -rate * y * y, y0, [0.0, 5.0], solver="alf", dt=0.02,
+               gradient="reversible", **PER_SAMPLE).ys  # fmt: skip
+    (found,) = torch.autograd.grad(ys[-1, 1].sum(), rate)
+    assert found.item() == pytest.approx(-0.01 * 5 / 1.5**2, rel=1e-4)
+
+
 def test_a_sample_that_cannot_be_taken_back_is_named():
     rates = torch.tensor([[-0.1], [-4.0], [-4.0]], dtype=F64, requires_grad=True)
     y0 = torch.ones(3, 2, dtype=F64)

@@ -68,7 +68,7 @@ class Impulses:
         times = problem.ts.detach()
         finite = by_row(ys.flatten(0, 1).isfinite()).all(1).view(times.shape[::-1]).T
         # Beyond a failure there are no states.
-        reached = (finite & ~times.isnan()).long().cumprod(1).bool()
+        reached = finite & ~times.isnan()
         stored = jumps.stored(times)
         self._ahead = torch.where(reached, stored * problem.direction[:, None], math.inf)
         self._ahead = self._ahead.contiguous()
