@@ -94,15 +94,19 @@ def test_any_solver(gradient, solver, options, bound):
 
 
 @continuous
-def test_steps_begin_anew_at_both_sides_of_jumps(gradient):
+@pytest.mark.parametrize(
+    ("steps", "bound"),
+    [(tight(), 1e-6), ({"solver": "rk4", "dt": 0.05, "rtol": None, "atol": None}, 1e-4)],
+)
+def test_steps_begin_anew_at_both_sides_of_jumps(gradient, steps, bound):
     """Outputs at either side of one, and samples that end, or begin, on theirs."""
     times = torch.full((4, 4), NAN, dtype=F64)
     times[0] = torch.tensor([0.0, math.nextafter(0.7, 1.0), 1.0, 2.0], dtype=F64)
     times[1, :3] = torch.tensor([1.5, 1.0, 0.7], dtype=F64)
     times[2, :2], times[3, 0] = torch.tensor([0.7, 1.1], dtype=F64), 0.5
     jumps = torch.tensor([[0.7, 2.0], [0.7, NAN], [0.7, NAN], [NAN, NAN]], dtype=F64)
-    options = {"kick": 0.7, "times": times, "jump_times": jumps}
-    assert off(gradients(gradient, **options)[0], gradients("direct", **options)[0]) < 1e-6
+    options = {"kick": 0.7, "times": times, "jump_times": jumps} | steps
+    assert off(gradients(gradient, **options)[0], gradients("direct", **options)[0]) < bound
 
 
 @continuous

@@ -74,7 +74,7 @@ def test_a_sample_that_fails_leaves_the_others_gradients(solver):
 
 
 def test_a_sample_without_a_gradient_stays_out_of_it():
-    """Taken back from its end of 1 / 6 it would come to 1 at the start, from elsewhere to infinity."""
+    """Taken back from its end it comes to 1 at the start, from anywhere else to infinity."""
     rate = torch.tensor(1.0, dtype=F64, requires_grad=True)
     y0 = torch.tensor([[1.0], [0.1]], dtype=F64)
     ys = solve(lambda t, y: -rate * y * y, y0, [0.0, 5.0], solver="alf", dt=0.02,
