@@ -15,6 +15,7 @@ from ode_core import Event, GradientWarning, SolveError, UnsupportedError, Verif
 from ode_solvers import Adjoint, Reversible
 from ode_solvers.gradients.sample_anchors import SampleAnchors
 from tests.problems import F64
+from tests.solvers.test_continuous_gradients import VAN_DER_POL
 
 continuous = pytest.mark.parametrize("gradient", ["adjoint", "interpolated"])
 NAN = math.nan
@@ -191,6 +192,25 @@ def test_samples_without_a_gradient_take_no_steps_back(gradient):
         return solution.stats.backward_f_calls
 
     assert run(0) < run(1) / 3
+
+
+def van_der_pol(gradient, *stiffness):
+    """d x(2 (mu + 1)) / d mu from (2, 0), by sample."""
+    mu = torch.tensor(stiffness, dtype=F64, requires_grad=True)
+    times = torch.stack([torch.zeros(len(mu)), 2 * (mu.detach() + 1)], 1)
+    f = lambda t, y: torch.stack([y[:, 1], mu * (1 - y[:, 0] ** 2) * y[:, 1] - y[:, 0]], 1)
+    y0 = torch.tensor([[2.0, 0.0]], dtype=F64).expand(len(mu), 2)
+    end = solve(f, y0, times, gradient=gradient, **tight(1e-6)).ys[-1, :, 0]
+    return torch.autograd.grad(end.sum(), mu)[0].tolist()
+
+
+def test_van_der_pol_is_right_or_refused_by_sample():
+    """The more anchors, the stiffer may a sample be; those that stray are named."""
+    known = pytest.approx(list(VAN_DER_POL.values()), rel=1e-3)
+    assert van_der_pol("interpolated", *VAN_DER_POL) == known
+    assert van_der_pol("adjoint", 1.0) == pytest.approx([VAN_DER_POL[1]], rel=1e-3)
+    with pytest.raises(SolveError, match="forward solution of sample 1"):
+        van_der_pol("adjoint", 1.0, 5.0)
 
 
 def decays(rates, gradient, **options):

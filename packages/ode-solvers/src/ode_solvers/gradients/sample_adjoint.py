@@ -18,8 +18,9 @@ from ode_solvers.gradients.anchors import loosest
 from ode_solvers.gradients.quadrature import Totals
 from ode_solvers.gradients.sample_anchors import SampleAnchors, SampleBelt
 from ode_solvers.gradients.sample_augmented import StateAndAdjoint
-from ode_solvers.gradients.sample_backward import Nodes, SampleBackward
+from ode_solvers.gradients.sample_backward import SampleBackward
 from ode_solvers.gradients.sample_forward import solved_samples
+from ode_solvers.gradients.sample_nodes import Nodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ def solve_samples_adjoint(
         return forward_samples(given, plan)
     timed = given.ts.requires_grad
     problem = replace(given, y0=move_start(given)) if timed else given
-    nodes = Nodes(len(problem.y0)) if back.tolerance is None else None
+    nodes = Nodes(problem.start) if back.tolerance is None else None
     anchors = SampleAnchors(method.anchors, problem.start, problem.y0)
 
     def keep(step: SampleStep, dues: list[Due]) -> None:
@@ -61,7 +62,7 @@ def solve_samples_adjoint(
     named = {id(x) for x in tensors}
     others = tuple(x for x in seen if id(x) not in named)
     belt = None if method.anchors == 0 else _belt(method, plan, back, problem.y0)
-    ends = None if nodes is None else nodes.times(problem.start)
+    ends = None if nodes is None else nodes.times()
     backward = SampleBackward(problem, back, method.name, ends, belt, anchors.times, anchors.states)
     pull = _Pull(backward, others, replay, None if method.norm == "semi" else back.tolerance)
     made.ys = attach(method.name, pull, made.ys, problem.y0, tensors)

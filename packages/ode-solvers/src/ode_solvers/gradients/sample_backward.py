@@ -10,7 +10,7 @@ import torch
 from ode_core import FixedSteps, SolveError
 from ode_core.loops.sample_march import STATUSES, Put, SampleStep, march_samples
 from ode_core.loops.sample_part import SampleLog
-from ode_core.rows import placed, where
+from ode_core.rows import where
 from ode_core.tolerance import SampleTolerance
 from ode_solvers.gradients.sample_augmented import add_step
 from ode_solvers.gradients.sample_stops import Impulses, Jumps, stops_back
@@ -23,29 +23,6 @@ if TYPE_CHECKING:
     from ode_solvers.gradients.quadrature import Totals
     from ode_solvers.gradients.sample_anchors import SampleBelt
     from ode_solvers.gradients.sample_augmented import SampleAdjoint
-
-
-class Nodes:
-    """The ends of every sample's accepted steps."""
-
-    def __init__(self, batch: int) -> None:
-        self._count = torch.zeros(batch, dtype=torch.long)
-        self._places: list[tuple[Tensor, Tensor]] = []
-        self._times: list[Tensor] = []
-
-    def see(self, step: SampleStep) -> None:
-        """Note the ends of a step's accepted rows."""
-        rows = step.rows[step.accepted]
-        self._count = self._count.to(rows.device)
-        self._places.append((self._count[rows], rows))
-        self._times.append(step.t1[step.accepted])
-        self._count[rows] += 1
-
-    def times(self, start: Tensor) -> Tensor:
-        """Return them as `[B, N]`, padded with NaN; `start` is `[B]`."""
-        most = int(self._count.max()) if len(start) else 0
-        empty = torch.full((most, len(start)), torch.nan, dtype=start.dtype, device=start.device)
-        return placed(empty, self._places, self._times).T
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ode_core.interpolation import interpolant
-from ode_core.rows import by_row, placed
+from ode_core.rows import by_row
+from ode_solvers.gradients.sample_nodes import Nodes
 
 if TYPE_CHECKING:
     from ode_core import Solver
@@ -33,8 +34,7 @@ class Recorded:
         self._solver, self._f, self._problem = solver, f, problem
         degree = max(solver.order, _LEAST)
         self._angles = [math.pi * k / degree for k in range(degree, -1, -1)]
-        self._count = torch.zeros_like(problem.start, dtype=torch.long)
-        self._places: list[tuple[Tensor, Tensor]] = []
+        self._nodes = Nodes(problem.start)
         self._spans = [(problem.start[:0], problem.start[:0])]
         shape = (0, degree + 1, math.prod(problem.y0.shape[1:]))
         self._values = [problem.y0.detach().new_empty(shape)]
@@ -44,26 +44,20 @@ class Recorded:
         which = step.accepted.nonzero()[:, 0]
         if not len(which):
             return
-        span, rows = (step.t0, step.t1), step.rows[which]
+        span = step.t0, step.t1
         at = interpolant(self._solver, self._f, span, step.y0, step.step)
         thetas = [0.5 + 0.5 * math.cos(angle) for angle in self._angles[1:-1]]
         inner = [at(torch.full_like(step.t0, theta)) for theta in thetas]
         values = [step.y0, *inner, step.step.y]
         self._values.append(torch.stack([by_row(x[which]) for x in values], 1))
         self._spans.append((step.t0[which], step.t1[which]))
-        self._places.append((self._count[rows], rows))
-        self._count[rows] += 1
+        self._nodes.see(step)
 
     def path(self) -> SamplePath:
         """Return the solutions as functions of time; what was kept goes over to them."""
         problem = self._problem
         t0, t1 = (torch.cat(x) for x in zip(*self._spans, strict=True))
-        shape = (int(self._count.max()) if len(self._count) else 0, len(self._count))
-        steps = torch.arange(len(t0), device=t0.device)
-        some = [steps] if self._places else []
-        entries = placed(steps.new_zeros(shape), self._places, some).T
-        some = [t1] if self._places else []
-        nodes = placed(t1.new_full(shape, math.nan), self._places, some).T.contiguous()
+        nodes, entries = self._nodes.times(), self._nodes.order()
         degrees = torch.arange(len(self._angles), dtype=t0.dtype, device=t0.device)
         angles = torch.tensor(self._angles, dtype=t0.dtype, device=t0.device)
         weights = torch.linalg.inv(torch.outer(angles, degrees).cos())
