@@ -37,10 +37,11 @@ class Interpolated:
     """Gradients from the adjoint ODE along the dense output that the forward solve has left.
 
     Backwards from t1 only a' = -a df/dy is solved, with y read from the steps' own polynomials: a
-    solution that cannot be solved backwards does no harm. Steps end where the polynomials do. The
-    parameters' gradient is summed up step by step. It converges with the tolerance of the solve,
-    whose steps and polynomials it goes by, and is not the gradient of the discrete solve. Memory:
-    the slopes of every accepted step.
+    solution that cannot be solved backwards does no harm. Shared steps end where the polynomials
+    do. The parameters' gradient is summed up step by step. It converges with the tolerance of the
+    solve, whose steps and polynomials it goes by, and is not the gradient of the discrete solve.
+    Memory: the slopes of every accepted step, or with per-sample steps the states at as many points
+    of it as its polynomial needs.
 
     Source: Hindmarsh et al., SUNDIALS, ACM TOMS 31 (2005), section 3.3 (CVODES); Daulbaev et al.,
     Interpolation technique to speed up gradients propagation in neural ODEs, NeurIPS 2020.

@@ -57,7 +57,7 @@ class SampleBackward:
         impulses = Impulses(problem, jumps, grad_ys, ys)
         still = impulses.at_start.T
         grad_y0 = torch.where(still.view(*still.shape, *(1,) * (y0.dim() - 1)), grad_ys, 0.0).sum(0)
-        if bool(impulses.asked.any()):
+        if impulses.any:
             run = _Run(self, adjoint, totals, impulses, jumps, ys, y0)
             grad_y0 = grad_y0 + run.gradient()
         problem.stats.backward_f_calls += field.calls - calls
@@ -87,7 +87,7 @@ class _Run:
         self._stops = stops_back(jumps, self._sign, begin, torch.cat(places, 1))
         self._passed = torch.zeros_like(self._stops.count)
         rows = torch.arange(len(y0), device=begin.device)
-        a, column, _ = impulses.take(rows, begin)
+        a, column = impulses.take(rows, begin)
         y = where(column >= 0, ys[column.clamp(min=0), rows], y0)
         self._state = adjoint.pack(y, a)
 
@@ -121,8 +121,7 @@ class _Run:
 
     def _reached(self, step: SampleStep) -> Put | None:
         """Look at the rows that have come to a stop; return the states from which they go on."""
-        passed = self._passed[step.rows][:, None]
-        stop = self._stops.end[step.rows].gather(1, passed)[:, 0]
+        stop = self._stops.end[step.rows, self._passed[step.rows]]
         which = (step.accepted & (step.t1 == stop)).nonzero()[:, 0]
         if not len(which):
             return None
@@ -138,18 +137,18 @@ class _Run:
 
     def _met(self, rows: Tensor, t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return states with what is known at `t`, `[n]`, and the mask of those it changes."""
-        grads, column, changed = self._impulses.take(rows, t)
+        grads, column = self._impulses.take(rows, t)
+        output = column >= 0
         a = self._adjoint.adjoint(state)
         y = self._adjoint.rebuilt(state)
         if y is None:
-            return a + grads, changed
-        output = column >= 0
+            return a + grads, output
         stored = where(output, self._ys[column.clamp(min=0), rows], y)
         if self._backward.belt is not None:
             stored, known = self._known(rows, t, stored, output)
             left = self._backward.belt.left(rows, t, y, stored, known)
-            output, changed = output | left, changed | left
-        return self._adjoint.pack(where(output, stored, y), a + grads), changed
+            output = output | left
+        return self._adjoint.pack(where(output, stored, y), a + grads), output
 
     def _known(
         self, rows: Tensor, t: Tensor, stored: Tensor, known: Tensor

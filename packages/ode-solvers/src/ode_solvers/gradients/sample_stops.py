@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ode_core.rows import by_row
 from ode_core.samples import Stops
 
 if TYPE_CHECKING:
@@ -58,50 +57,58 @@ class Jumps:
 
 
 class Impulses:
-    """Every sample's outputs, from the last that has a gradient to the first after its start.
+    """Every sample's outputs that have gradients, from the last one to the first after its start.
 
-    `begin` is `[B]`, where the last one is, and the sample's start where there is none.
+    `times` are `[B, T]`, NaN where there is none, `begin`, `[B]`, is the last one, and the sample's
+    start where there is none.
     """
 
     def __init__(self, problem: SampleProblem, jumps: Jumps, grad_ys: Tensor, ys: Tensor) -> None:
-        self._grads, self._sign = grad_ys, problem.direction
+        self._grads = grad_ys
         times = problem.ts.detach()
-        finite = by_row(ys.flatten(0, 1).isfinite()).all(1).view(times.shape[::-1]).T
-        # Beyond a failure there are no states.
-        reached = finite & ~times.isnan()
-        stored = jumps.stored(times)
-        self._ahead = torch.where(reached, stored * problem.direction[:, None], math.inf)
-        self._ahead = self._ahead.contiguous()
         self.at_start = times == problem.start[:, None]
-        nonzero = by_row(grad_ys.flatten(0, 1) != 0).any(1).view(times.shape[::-1]).T
-        self.asked = reached & ~self.at_start & nonzero
-        columns = torch.arange(1, times.shape[1] + 1, device=times.device)
-        self._left = torch.where(self.asked, columns, 0).amax(1)
-        self._still = self.at_start.sum(1)
-        self.times = torch.where(self.asked, stored, math.nan)
-        last = stored.gather(1, (self._left - 1).clamp(min=0)[:, None])[:, 0]
-        self.begin = torch.where(self._left > 0, last, jumps.first)
+        # Beyond a failure there are no states.
+        nonzero = _of_rows(grad_ys != 0).any(2)
+        reached = _of_rows(ys.isfinite()).all(2) & ~times.isnan()
+        asked = reached & nonzero & ~self.at_start
+        self.times = torch.where(asked, jumps.stored(times), math.nan)
+        columns = torch.arange(times.shape[1], device=times.device)
+        columns = torch.where(asked, columns, -1).sort(1, descending=True).values
+        # The last column stays -1, for those that have none left.
+        self._columns = torch.nn.functional.pad(
+            columns[:, : int(asked.sum(1).max())], (0, 1), value=-1
+        )
+        self._next = torch.zeros_like(self._columns[:, 0])
+        last = self.times.gather(1, self._columns[:, :1].clamp(min=0))[:, 0]
+        self.begin = torch.where(self._columns[:, 0] < 0, jumps.first, last)
 
-    def take(self, rows: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the outputs from the last one taken to those at `t`, both `[n]`, add up to.
+    @property
+    def any(self) -> bool:
+        """Whether there is any."""
+        return self._columns.shape[1] > 1
 
-        Beside the sums, `[n, ...]`, there are the columns of outputs at `t` itself, -1 where there
-        is none, and a mask of the rows in which anything was added.
+    def take(self, rows: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums of the gradients at `t`, `[n]`, and a column of outputs there.
+
+        The sums are `[n, ...]`; the column is -1 where there is none.
         """
-        ahead, key = self._ahead[rows], t * self._sign[rows]
-        low = torch.searchsorted(ahead, key[:, None])[:, 0].maximum(self._still[rows])
-        count = (self._left[rows] - low).clamp(min=0)
-        self._left[rows] = self._left[rows].minimum(low)
         grads = torch.zeros_like(self._grads[0])[rows]
-        some = torch.zeros_like(count, dtype=torch.bool)
-        for k in range(int(count.max())):
-            column = torch.where(count > k, low + k, 0)
-            asked = self.asked[rows, column] & (count > k)
-            which = asked.nonzero()[:, 0]
-            grads[which] += self._grads[column[which], rows[which]]
-            some |= asked
-        here = ahead.gather(1, low.clamp(max=ahead.shape[1] - 1)[:, None])[:, 0] == key
-        return grads, torch.where(here & (count > 0), low, -1), some
+        found = torch.full_like(rows, -1)
+        while True:
+            column = self._columns[rows, self._next[rows]]
+            here = (column >= 0) & (self.times[rows, column.clamp(min=0)] == t)
+            which = here.nonzero()[:, 0]
+            if not len(which):
+                return grads, found
+            some = rows[which]
+            grads[which] += self._grads[column[which], some]
+            found[which] = column[which]
+            self._next[some] += 1
+
+
+def _of_rows(x: Tensor) -> Tensor:
+    """Return what is `[T, B, ...]` as `[B, T, n]`."""
+    return x.transpose(0, 1).reshape(x.shape[1], x.shape[0], -1)
 
 
 def stops_back(jumps: Jumps, sign: Tensor, begin: Tensor, places: Tensor) -> Stops:
