@@ -20,6 +20,7 @@ from ode_core.sample_segments import solve_samples
 from ode_core.samples import SampleProblem, build_samples
 from ode_core.segments import solve_pieces
 from ode_core.solution import Solution, State
+from ode_core.traced import traceable
 from ode_core.verify import Verified
 
 DEFAULT_SOLVER = "dopri5"
@@ -27,6 +28,7 @@ DEFAULT_GRADIENT = "direct"
 STEPPINGS = ("shared", "per_sample")
 
 
+@traceable
 def solve(
     f: Callable[..., Any],
     y0: Any,

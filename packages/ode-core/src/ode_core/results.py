@@ -19,7 +19,7 @@ from ode_core.samples import SampleProblem
 from ode_core.segments import Whole
 from ode_core.solution import Solution, State, Status, StepLog, step_log
 from ode_core.tolerance import NORM
-from ode_core.transforms import mapped
+from ode_core.transforms import hidden
 
 
 def result(
@@ -145,7 +145,7 @@ def _sample_log(whole: SampleWhole) -> StepLog:
 def _warn_if_frozen(problem: Problem, ys: Tensor) -> None:
     """Warn where so many steps were taken that each was lost in the state's rounding."""
     lost = problem.stats.accepted * torch.finfo(problem.y0.dtype).eps
-    if lost < 1e-3 or mapped(ys) or problem.times[0] == problem.times[-1]:
+    if lost < 1e-3 or hidden(ys) or problem.times[0] == problem.times[-1]:
         return
     with torch.no_grad():
         if not torch.equal(ys[-1], problem.y0):
@@ -159,5 +159,5 @@ def _warn_if_frozen(problem: Problem, ys: Tensor) -> None:
             f"change of about {change:.2g}: each step is below what {problem.y0.dtype} can "
             "hold; take larger steps, or a wider dtype",
             PrecisionWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from ode_core import ArgumentError, Step
 from ode_core.interpolation import Hermite
 from ode_core.rows import along
-from ode_solvers.kernels.choose import for_state, named
+from ode_solvers.kernels.choose import CHAIN, for_state, named
 from ode_solvers.kernels.contract import Kernel
 from ode_solvers.stiffness import LastStages, Suspicion, last_stages
 from ode_solvers.tableau import Row, Tableau, row_of
@@ -141,7 +141,7 @@ class RungeKutta:
             ks = (*ks, field(t1, step.y))
         if table.dense is None:
             return Hermite(t1 - t0, y0, ks[0], step.y, ks[-1])
-        kernel = named("cpu")
+        kernel: Kernel = CHAIN
         h = kernel.prepare(t1 - t0, y0)
         for row, node in zip(table.dense.a, table.dense.c, strict=True):
             y = kernel.combine(y0, h, row_of(row), ks)
@@ -226,7 +226,7 @@ class Polynomial:
         if theta == 1.0 or self.tableau.dense is None:
             return self.y1
         row = row_of(self.tableau.dense.weights(theta))
-        return named("cpu").combine(self.y0, self.dt, row, self.ks)
+        return CHAIN.combine(self.y0, self.dt, row, self.ks)
 
     def _rows(self, theta: Tensor) -> Tensor:
         assert self.tableau.dense is not None  # `interpolant` gives a cubic without it
