@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ode_core import registry
+from ode_core.compiled import Compile, asked_for, solve_compiled, unbatched
 from ode_core.control import FixedSteps
 from ode_core.errors import ArgumentError, SolveError
 from ode_core.events import Event, as_events, later
@@ -51,6 +53,7 @@ def solve(
     time_dtype: torch.dtype | None = None,
     on_failure: str = "raise",
     verify: bool = False,
+    compile: bool | str | Compile = False,
 ) -> Solution:
     """Solve dy/dt = f(t, y), y(t[0]) = y0, and return the states at the times `t`.
 
@@ -87,6 +90,10 @@ def solve(
             per-sample steps, and NaN after the failure.
         verify: compare the gradients with those by "direct" in the first backward pass, and give a
             GradientWarning with the relative error where they differ (see Verified).
+        compile: True makes the steps of an explicit solver, with f in them, into programs of
+            torch.compile when they are first taken, and the whole solve where it can be one; "auto"
+            does where that is faster, by one measurement for each f and shape of state; or a
+            Compile. `solution.compiled` says what was done.
 
     Raises:
         ArgumentError: for an argument, or a combination of them, that cannot be used.
@@ -122,7 +129,13 @@ def solve(
     asked = Asked(controller, rtol, atol, dt, max_steps, dense, record_steps, start)
     plan = make_plan(stepper, problem, asked)
     method.check(problem, plan)  # type: ignore[arg-type]
-    if isinstance(problem, SampleProblem):
+    programs = asked_for(compile)
+    if programs is not None:
+        shared_problem = unbatched(problem)
+        whole, made = solve_compiled(programs, shared_problem, plan, method)
+        solution, failure = result(shared_problem, plan, method, whole, t)
+        solution = replace(solution, compiled=made)
+    elif isinstance(problem, SampleProblem):
         solution, failure = sample_result(
             problem, plan, method, solve_samples(problem, plan, method), t
         )

@@ -36,7 +36,7 @@ SERVED = (
     "one is run outside of the program, which fullgraph=True forbids"
 )
 # What a solve that is part of a program leaves at its default.
-_UNSERVED = ("stepping", "event", "integrand", "verify")
+_UNSERVED = ("stepping", "event", "integrand", "verify", "compile")
 
 
 def traceable(eager: Callable[_Call, Solution]) -> Callable[_Call, Solution]:
@@ -51,36 +51,36 @@ def traceable(eager: Callable[_Call, Solution]) -> Callable[_Call, Solution]:
     def solve(*args: _Call.args, **kwargs: _Call.kwargs) -> Solution:
         if not torch.compiler.is_compiling():
             return eager(*args, **kwargs)
-        asked = {**defaults, **kwargs}
+        asked = {**defaults, **dict(zip(("f", "y0", "t"), args, strict=False)), **kwargs}
         solver = _named(asked["solver"])
         unserved = any(asked[name] is not defaults[name] for name in _UNSERVED)
-        if unserved or not _static(solver, asked, *args):
+        if unserved or not _static(solver, asked):
             return _outside(eager, *args, **kwargs)
-        return _within(solver, asked, *args)
+        return _within(solver, asked)
 
     return solve
 
 
-def _static(solver: Solver, asked: dict[str, Any], f: Any, y0: Any, t: Any) -> bool:
+def _static(solver: Solver, asked: dict[str, Any]) -> bool:
     """Return whether the steps are known before anything is solved, and nothing else is asked."""
-    del f
     given = not solver.adaptive or isinstance(asked["controller"], FixedSteps)
     looks = not getattr(solver, "compiles", not solver.implicit)
     direct = asked["gradient"] == "direct" or isinstance(asked["gradient"], Direct)
-    listed = isinstance(t, Sequence) and not isinstance(y0, State)
+    listed = isinstance(asked["t"], Sequence) and not isinstance(asked["y0"], State)
     return given and direct and listed and not looks
 
 
-def _within(solver: Solver, asked: dict[str, Any], f: Any, y0: Any, t: Any) -> Solution:
+def _within(solver: Solver, asked: dict[str, Any]) -> Solution:
+    f, t = asked["f"], asked["t"]
     check_callable(f, asked["args"])
     problem: Problem = posed(
         f,
-        y0,
+        asked["y0"],
         [float(time) for time in t],
         Given(asked["args"]),
         jumps=[float(time) for time in asked["jump_times"] or ()],
         time_dtype=asked["time_dtype"],
-        kind=TracedField,
+        kind=CountedField,
     )
     names = ("controller", "rtol", "atol", "dt", "max_steps", "dense", "record_steps")
     plan = make_plan(solver, problem, Asked(**{name: asked[name] for name in names}, start=None))
@@ -91,7 +91,7 @@ def _within(solver: Solver, asked: dict[str, Any], f: Any, y0: Any, t: Any) -> S
     return solution
 
 
-class TracedField(Field):
+class CountedField(Field):
     """The wrapper of f within a program, in which no tensor has a version to check."""
 
     def __call__(

@@ -1,0 +1,140 @@
+"""Steps as programs: a solver whose every step, f included, is one program of torch.compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ode_core.errors import UnsupportedError
+from ode_core.layout import Layout
+from ode_core.programs import Program, TracedField, TracedTolerance
+from ode_core.protocols import Carry, Solver, Step
+
+if TYPE_CHECKING:
+    from ode_core.problem import Problem
+    from ode_core.tolerance import Tolerance
+
+Allowed = tuple[Tensor, Tensor] | None
+# f, its further arguments, the layout of the state, and the dtypes of time and state.
+Given = tuple[Any, tuple[Any, ...], Layout, tuple[torch.dtype, torch.dtype]]
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledSolver:
+    """A solver in the place of another, whose steps are programs.
+
+    `dense` keeps what the solution within a step needs, which costs the writing of every slope.
+    `calls` are those of f in a step, `allowed` the tolerances as tensors, which a new one can take
+    the place of without another program. The rest is the solver's own.
+    """
+
+    base: Solver
+    program: Program
+    dense: bool
+    calls: int
+    allowed: Allowed
+    given: Given
+
+    @property
+    def name(self) -> str:
+        """The solver's name."""
+        return self.base.name
+
+    @property
+    def order(self) -> int:
+        """The solver's order."""
+        return self.base.order
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the solver estimates its error."""
+        return self.base.adaptive
+
+    @property
+    def implicit(self) -> bool:
+        """Whether the solver's steps solve equations."""
+        return self.base.implicit
+
+    @property
+    def one_step(self) -> bool:
+        """Whether the solver's `init` rebuilds the carry exactly."""
+        return self.base.one_step
+
+    @property
+    def diagnose(self) -> Callable[[Any, Step], Any] | None:
+        """What the solver notices, where a step keeps what it looks at."""
+        return getattr(self.base, "diagnose", None) if self.dense else None
+
+    def __getattr__(self, name: str) -> Any:
+        # What a solver may have beside the protocol.
+        return getattr(self.base, name)
+
+    def init(self, field: Any, t: Any, y: Tensor) -> Carry:
+        """Return the solver's own carry, made outside of the program.
+
+        Raises UnsupportedError where f draws random numbers.
+        """
+        before = field.calls
+        carry = self.base.init(field, t, y)
+        if field.calls > before and field.draws:
+            raise UnsupportedError(
+                "f draws random numbers, which would be others at every evaluation within a "
+                "program; solve without compile"
+            )
+        return carry
+
+    def step(
+        self,
+        field: Any,
+        t0: Any,
+        t1: Any,
+        y: Tensor,
+        carry: Carry,
+        tolerance: Tolerance | None,
+    ) -> Step:
+        """Advance `y` from t0 to t1 as the solver does, in one program."""
+        allowed = None if tolerance is None else self.allowed
+        if torch.is_grad_enabled() and not y.requires_grad:
+            # The next state does, if f has parameters: one program serves both.
+            y = y.detach().requires_grad_()
+        times = torch.tensor((t0, t1), dtype=torch.float64)
+        y1, error, after, dense, retry = self.program(
+            self.base, self.given, times, y, carry, allowed, self.dense
+        )
+        field.calls += self.calls
+        return Step(y1, error, after, dense, retry)
+
+
+def step_program(
+    solver: Solver,
+    given: Given,
+    times: Tensor,
+    y: Tensor,
+    carry: Carry,
+    allowed: Allowed,
+    dense: bool,
+) -> tuple[Any, ...]:
+    """Return what a step from `times[0]` to `times[1]`, `[2]` float64, gives: a program's text."""
+    f, args, layout, dtypes = given
+    field = TracedField(f, layout, y, dtypes, args)
+    tolerance = None if allowed is None else TracedTolerance(*allowed)
+    step = solver.step(field, times[0], times[1], y, carry, tolerance)
+    return step.y, step.error, step.carry, step.dense if dense else None, step.retry
+
+
+def given_of(problem: Problem) -> Given:
+    """Return what a program needs to know of a problem beside its numbers."""
+    field = problem.field
+    return field.f, field.args, field.layout, (problem.time_dtype, problem.dtype)
+
+
+def as_tensors(tolerance: Tolerance | None) -> Allowed:
+    """Return rtol and atol as tensors: a program then serves every tolerance."""
+    if tolerance is None:
+        return None
+    rtol, atol = (torch.as_tensor(x, dtype=torch.float64) for x in (tolerance.rtol, tolerance.atol))
+    return rtol, atol
