@@ -138,11 +138,10 @@ def _not_whole(problem: Problem, plan: Plan) -> str:
 
 
 def _as_a_whole(asked: Compile, problem: Problem, plain: _Way) -> _Way:
-    solver, tolerance = plain.plan.solver, plain.plan.tolerance
     # Without Python between kernels a small solve takes half the time.
     options = {"cpp_wrapper": True} if problem.y0.is_cpu else None
     program = _program("solve", loop_program, asked, problem, plain.plan, options)
-    method = WholeSolve(program, calls_in_a_step(solver, tolerance), as_tensors(tolerance))
+    method = WholeSolve(program, as_tensors(plain.plan.tolerance))
     return _Way(method, plain.plan, "solve", program)
 
 
@@ -155,7 +154,6 @@ def _by_steps(asked: Compile, problem: Problem, plain: _Way) -> _Way:
         plan.solver,
         program,
         dense,
-        calls_in_a_step(plan.solver, plan.tolerance),
         as_tensors(plan.tolerance),
         given_of(problem),
     )
@@ -174,9 +172,9 @@ def _program(
     key = (part, *_key(asked, problem, plan))
     if key not in programs:
         _try(problem)
-        programs[key] = Program(
-            function, asked.backend, options=options, differentiable=part != "solve"
-        )
+        first = (plan.solver, plan.controller) if part == "solve" else (plan.solver,)
+        backend, calls = (asked.backend, options), _rehearsed(plan)
+        programs[key] = Program(function, first, backend, calls, differentiable=part != "solve")
     made: Program = programs[key]
     return made
 
@@ -192,6 +190,14 @@ def _try(problem: Problem) -> None:
             "f draws random numbers, which within a program would be others at every evaluation "
             "of a solve; solve without compile"
         )
+
+
+def _rehearsed(plan: Plan) -> int:
+    """Return how often a step calls f; what objects work out when first asked is then there."""
+    controller, tolerance = plan.controller, plan.tolerance
+    if not isinstance(controller, FixedSteps) and getattr(controller, "per_sample", False):
+        controller.judge(torch.ones((), dtype=torch.float64), plan.solver.order, controller.init())
+    return calls_in_a_step(plan.solver, tolerance)
 
 
 def _key(asked: Compile, problem: Problem, plan: Plan) -> tuple[Any, ...]:

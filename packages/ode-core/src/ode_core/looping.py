@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -30,7 +30,6 @@ class WholeSolve:
     """In the place of the gradient method where there is no gradient: the loop as one program."""
 
     program: Program
-    calls: int
     allowed: Allowed
     name: str = "direct"
     exact: bool = True
@@ -45,20 +44,18 @@ class WholeSolve:
         """
         span = torch.tensor(problem.span, dtype=torch.float64)
         most = torch.tensor(plan.max_steps)
-        y, carry, numbers = self.program(
-            plan.solver, plan.controller, given_of(problem), span, problem.y0, self.allowed, most
-        )
+        y, carry, numbers = self.program(given_of(problem), span, problem.y0, self.allowed, most)
         t, dt, accepted, rejected, code, *memory = numbers.tolist()
         stats = problem.stats
         stats.accepted, stats.rejected = int(accepted), int(rejected)
         # The start and the search for the first step take one evaluation each.
-        stats.f_calls += 2 + self.calls * int(accepted + rejected)
+        stats.f_calls += 2 + self.program.calls * int(accepted + rejected)
         status = _STATUSES[int(code)]
         log = Log(stats)
         if status.failed:
             log.fail(status, t)
         states = [problem.y0] if status.failed else [problem.y0, y]
-        like, spec = pytree.tree_flatten(plan.controller.init())
+        like, spec = pytree.tree_flatten(cast("Controller", plan.controller).init())
         kept = [type(x)(value) for x, value in zip(like, memory, strict=True)]
         return Trajectory(
             torch.stack(states),

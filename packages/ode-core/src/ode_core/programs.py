@@ -45,6 +45,9 @@ class TracedTolerance(Tolerance):
 class Program:
     """What torch.compile makes of a function; one for each kind of call, each made once.
 
+    `first` are its first arguments at every call: objects that are equal for all, but of which
+    each might work something out when it is first used. `backend` is one of torch.compile's with
+    its options, `calls` how often a step calls f.
     `made` counts the graphs that the backend was given, `refused` says that one had to be
     differentiable and cannot be. Guards see to it that a program made for
     another f, other attributes of it, or another shape is never run in place of this one.
@@ -53,14 +56,17 @@ class Program:
     def __init__(
         self,
         function: FunctionType,
-        backend: str | Callable[..., Any],
+        first: tuple[Any, ...],
+        backend: tuple[str | Callable[..., Any], dict[str, Any] | None],
+        calls: int,
         *,
-        options: dict[str, Any] | None = None,
         differentiable: bool = True,
     ) -> None:
+        self.calls = calls
+        self._first = first
         self.made = 0
         self.refused = False
-        self._backend, self._options = backend, options
+        self._backend, self._options = backend
         self._differentiable = differentiable
         # Of its own code: Dynamo keeps programs, and counts them, by code.
         own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
@@ -72,7 +78,7 @@ class Program:
         Raises UnsupportedError where it cannot be made.
         """
         try:
-            return self._run(*args)
+            return self._run(*self._first, *args)
         except torch._dynamo.exc.TorchDynamoException as error:
             if isinstance(getattr(error, "inner_exception", None), NeedsGradientError):
                 raise NeedsGradientError from error
@@ -98,9 +104,11 @@ def _sentence(error: Exception) -> str:
             "compile needs a C++ compiler, such as g++, and none was found; install one, or solve "
             "without compile"
         )
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    why = next((line for line in lines if line.startswith("Explanation: ")), lines[0])
+    why = why.removeprefix("Explanation: ").rstrip(".")
     return (
-        f"torch.compile could not make a program of the solver with this f ({first:.200}); solve "
+        f"torch.compile could not make a program of the solver with this f ({why:.200}); solve "
         "without compile, or take compile='auto', which then does"
     )
 

@@ -28,14 +28,13 @@ class CompiledSolver:
     """A solver in the place of another, whose steps are programs.
 
     `dense` keeps what the solution within a step needs, which costs the writing of every slope.
-    `calls` are those of f in a step, `allowed` the tolerances as tensors, which a new one can take
-    the place of without another program. The rest is the solver's own.
+    `allowed` are the tolerances as tensors, in whose place others need no other program. The rest
+    is the solver's own.
     """
 
     base: Solver
     program: Program
     dense: bool
-    calls: int
     allowed: Allowed
     given: Given
 
@@ -103,9 +102,9 @@ class CompiledSolver:
             y = y.detach().requires_grad_()
         times = torch.tensor((t0, t1), dtype=torch.float64)
         y1, error, after, dense, retry = self.program(
-            self.base, self.given, times, y, carry, allowed, self.dense
+            self.given, times, y, carry, allowed, self.dense
         )
-        field.calls += self.calls
+        field.calls += self.program.calls
         return Step(y1, error, after, dense, retry)
 
 
