@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from ode_core.errors import ArgumentError, UnsupportedError
 from ode_core.knots import found_in
 from ode_core.looping import WholeSolve, loop_program
 from ode_core.problem import Problem
-from ode_core.programs import NeedsGradientError, Program, Same, calls_in_a_step, found
+from ode_core.programs import NeedsGradientError, Program, Same, calls_of, found
 from ode_core.protocols import GradientMethod, Plan, Solver
 from ode_core.samples import SampleProblem
 from ode_core.segments import Whole, solve_pieces
@@ -69,6 +68,11 @@ class _Way:
     part: str = "nothing"
     program: Program | None = None
 
+    def made(self, seconds: Mapping[str, float] | None = None, reason: str = "") -> Compiled:
+        """Return the report on it."""
+        count = self.program.made if self.program else 0
+        return Compiled(self.part, count, seconds or {}, reason)
+
 
 def solve_compiled(
     asked: Compile, problem: Problem, plan: Plan, method: GradientMethod
@@ -79,18 +83,17 @@ def solve_compiled(
     program can be made of f.
     """
     _check(plan.solver, method)
-    plain = _Way(method, plan)
+    maker = _Maker(asked, problem, plan, method)
     if not asked.measured:
-        way, whole = _first_that_serves(_ways(asked, problem, plain), problem)
-        return whole, Compiled(way.part, way.program.made if way.program else 0)
-    choices = found(problem.field.f)
-    key = ("choice", *_key(asked, problem, plan))
-    if key not in choices:
-        choices[key] = _fastest(asked, problem, plain)
-    part, seconds, reason = choices[key]
-    ways = _ways(dataclasses.replace(asked, part=part), problem, plain) if part else [plain]
+        way, whole = _first_that_serves(maker.ways(asked.part), problem)
+        return whole, way.made()
+    key = ("choice", *maker.key)
+    if key not in maker.kept:
+        maker.kept[key] = _fastest(maker)
+    part, seconds, reason = maker.kept[key]
+    ways = maker.ways(part) if part else iter([maker.plain])
     way, whole = _first_that_serves(ways, problem)
-    return whole, Compiled(way.part, way.program.made if way.program else 0, seconds, reason)
+    return whole, way.made(seconds, reason)
 
 
 def _check(solver: Solver, method: GradientMethod) -> None:
@@ -107,16 +110,55 @@ def _check(solver: Solver, method: GradientMethod) -> None:
         raise ArgumentError("compile does not go through the transforms of torch.func; drop it")
 
 
-def _ways(asked: Compile, problem: Problem, plain: _Way) -> list[_Way]:
-    """Return the ways that may serve, the best first."""
-    reason = _not_whole(problem, plain.plan)
-    if asked.part == "solve" and reason:
-        raise ArgumentError(f"{reason}, which a program of the whole solve is not; drop part")
-    step = _by_steps(asked, problem, plain)
-    if asked.part == "step" or reason:
-        return [step]
-    whole = _as_a_whole(asked, problem, plain)
-    return [whole] if asked.part == "solve" else [whole, step]
+class _Maker:
+    """Makes the ways to solve one problem by programs, which are kept with its f."""
+
+    def __init__(
+        self, asked: Compile, problem: Problem, plan: Plan, method: GradientMethod
+    ) -> None:
+        self.asked, self.problem, self.plan = asked, problem, plan
+        self.plain = _Way(method, plan)
+        self.kept = found(problem.field.f)
+        self.key = _key(asked, problem, plan)
+
+    def ways(self, part: str | None) -> Iterator[_Way]:
+        """Yield the ways that may serve, the best first."""
+        reason = _not_whole(self.problem, self.plan)
+        if part == "solve" and reason:
+            raise ArgumentError(
+                f"{reason}, which a program of the whole solve does not serve; take compile=True"
+            )
+        if part != "step" and not reason:
+            yield self._whole()
+        if part != "solve":
+            yield self._steps()
+
+    def _whole(self) -> _Way:
+        # Without Python between kernels a small solve takes half the time.
+        options = {"cpp_wrapper": True} if self.problem.y0.is_cpu else None
+        program = self._program("solve", loop_program, options)
+        return _Way(
+            WholeSolve(program, as_tensors(self.plan.tolerance)), self.plan, "solve", program
+        )
+
+    def _steps(self) -> _Way:
+        plan, problem = self.plan, self.problem
+        dense = plan.dense or problem.given.asks or len(problem.times) > 2
+        program = self._program("dense step" if dense else "step", step_program, None)
+        allowed = as_tensors(plan.tolerance)
+        stepper = CompiledSolver(plan.solver, program, dense, allowed, given_of(problem))
+        return _Way(self.plain.method, replace(plan, solver=stepper), "step", program)
+
+    def _program(self, part: str, function: Any, options: dict[str, Any] | None) -> Program:
+        key = (part, *self.key)
+        if key not in self.kept:
+            plan, whole = self.plan, part == "solve"
+            _try(self.problem)
+            first = (plan.solver, plan.controller) if whole else (plan.solver,)
+            backend, calls = (self.asked.backend, options), _rehearsed(plan)
+            self.kept[key] = Program(function, first, backend, calls, differentiable=not whole)
+        made: Program = self.kept[key]
+        return made
 
 
 def _not_whole(problem: Problem, plan: Plan) -> str:
@@ -137,48 +179,6 @@ def _not_whole(problem: Problem, plan: Plan) -> str:
     return ""
 
 
-def _as_a_whole(asked: Compile, problem: Problem, plain: _Way) -> _Way:
-    # Without Python between kernels a small solve takes half the time.
-    options = {"cpp_wrapper": True} if problem.y0.is_cpu else None
-    program = _program("solve", loop_program, asked, problem, plain.plan, options)
-    method = WholeSolve(program, as_tensors(plain.plan.tolerance))
-    return _Way(method, plain.plan, "solve", program)
-
-
-def _by_steps(asked: Compile, problem: Problem, plain: _Way) -> _Way:
-    plan = plain.plan
-    dense = plan.dense or problem.given.asks or len(problem.times) > 2
-    part = "dense step" if dense else "step"
-    program = _program(part, step_program, asked, problem, plan, None)
-    stepper = CompiledSolver(
-        plan.solver,
-        program,
-        dense,
-        as_tensors(plan.tolerance),
-        given_of(problem),
-    )
-    return _Way(plain.method, dataclasses.replace(plan, solver=stepper), "step", program)
-
-
-def _program(
-    part: str,
-    function: Any,
-    asked: Compile,
-    problem: Problem,
-    plan: Plan,
-    options: dict[str, Any] | None,
-) -> Program:
-    programs = found(problem.field.f)
-    key = (part, *_key(asked, problem, plan))
-    if key not in programs:
-        _try(problem)
-        first = (plan.solver, plan.controller) if part == "solve" else (plan.solver,)
-        backend, calls = (asked.backend, options), _rehearsed(plan)
-        programs[key] = Program(function, first, backend, calls, differentiable=part != "solve")
-    made: Program = programs[key]
-    return made
-
-
 def _try(problem: Problem) -> None:
     """Evaluate f once outside of a program, where everything that it does wrong is noticed."""
     field = problem.field
@@ -192,12 +192,12 @@ def _try(problem: Problem) -> None:
         )
 
 
-def _rehearsed(plan: Plan) -> int:
-    """Return how often a step calls f; what objects work out when first asked is then there."""
+def _rehearsed(plan: Plan) -> tuple[int, int]:
+    """Return how often f is called; what objects work out when first asked is then there."""
     controller, tolerance = plan.controller, plan.tolerance
     if not isinstance(controller, FixedSteps) and getattr(controller, "per_sample", False):
         controller.judge(torch.ones((), dtype=torch.float64), plan.solver.order, controller.init())
-    return calls_in_a_step(plan.solver, tolerance)
+    return calls_of(plan.solver, tolerance)
 
 
 def _key(asked: Compile, problem: Problem, plan: Plan) -> tuple[Any, ...]:
@@ -214,29 +214,28 @@ def _key(asked: Compile, problem: Problem, plan: Plan) -> tuple[Any, ...]:
     )
 
 
-def _first_that_serves(ways: list[_Way], problem: Problem) -> tuple[_Way, Whole]:
-    *others, last = ways
-    for way in others:
+def _first_that_serves(ways: Iterator[_Way], problem: Problem) -> tuple[_Way, Whole]:
+    for way in ways:
         if way.program is None or not way.program.refused:
             with suppress(NeedsGradientError):
                 return way, solve_pieces(problem, way.plan, way.method)
-    try:
-        return last, solve_pieces(problem, last.plan, last.method)
-    except NeedsGradientError:
-        raise ArgumentError(
-            "something that f uses requires a gradient, which a program of the whole solve does "
-            "not carry; solve within torch.no_grad(), or take compile=True"
-        ) from None
+    raise ArgumentError(
+        "something that f uses requires a gradient, which a program of the whole solve does not "
+        "carry; solve within torch.no_grad(), or take compile=True"
+    )
 
 
-def _fastest(asked: Compile, problem: Problem, plain: _Way) -> tuple[str, dict[str, float], str]:
+def _fastest(maker: _Maker) -> tuple[str, dict[str, float], str]:
     """Return the part to compile, "" for none, the seconds that each way took, and a reason."""
+    problem, plain = maker.problem, maker.plain
     with _buffers_kept(problem):
+        _seconds(problem, plain)
         seconds = {"nothing": min(_seconds(problem, plain) for _ in range(_TRIALS))}
         try:
-            way, _ = _first_that_serves(_ways(asked, problem, plain), _copy(problem))
+            way, _ = _first_that_serves(maker.ways(maker.asked.part), _copy(problem))
+            _seconds(problem, way)
             seconds[way.part] = min(_seconds(problem, way) for _ in range(_TRIALS))
-        except (ArgumentError, UnsupportedError) as error:
+        except UnsupportedError as error:
             return "", seconds, str(error)
     part = min(seconds, key=lambda part: seconds[part])
     return "" if part == "nothing" else part, seconds, ""
@@ -245,7 +244,7 @@ def _fastest(asked: Compile, problem: Problem, plain: _Way) -> tuple[str, dict[s
 def _copy(problem: Problem) -> Problem:
     """Return the problem with a start, a count and a graph of its own."""
     y0 = problem.y0.detach().requires_grad_(torch.is_grad_enabled())
-    return dataclasses.replace(problem, y0=y0, stats=Stats())
+    return replace(problem, y0=y0, stats=Stats())
 
 
 def _seconds(problem: Problem, way: _Way) -> float:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ode_core.control import first_steps
-from ode_core.loops.march import Log
 from ode_core.programs import Program, TracedField, TracedTolerance
 from ode_core.solution import End, Status, Trajectory
-from ode_core.stepping import given_of
+from ode_core.stepping import given_of, number
 
 if TYPE_CHECKING:
     from ode_core.problem import Problem
@@ -42,29 +41,23 @@ class WholeSolve:
 
         Raises NeedsGradientError where something that f uses requires one.
         """
-        span = torch.tensor(problem.span, dtype=torch.float64)
-        most = torch.tensor(plan.max_steps)
-        y, carry, numbers = self.program(given_of(problem), span, problem.y0, self.allowed, most)
+        span, most = number(*problem.span), number(float(plan.max_steps))
+        ys, carry, numbers = self.program(given_of(problem), span, problem.y0, self.allowed, most)
         t, dt, accepted, rejected, code, *memory = numbers.tolist()
+        begin, each = self.program.calls
         stats = problem.stats
         stats.accepted, stats.rejected = int(accepted), int(rejected)
-        # The start and the search for the first step take one evaluation each.
-        stats.f_calls += 2 + self.program.calls * int(accepted + rejected)
+        stats.f_calls += begin + each * (stats.accepted + stats.rejected)
         status = _STATUSES[int(code)]
-        log = Log(stats)
-        if status.failed:
-            log.fail(status, t)
-        states = [problem.y0] if status.failed else [problem.y0, y]
-        like, spec = pytree.tree_flatten(cast("Controller", plan.controller).init())
-        kept = [type(x)(value) for x, value in zip(like, memory, strict=True)]
+        rows = 1 if status.failed else 2
         return Trajectory(
-            torch.stack(states),
+            ys[:rows],
             stats,
-            log.status,
-            log.stopped_at,
-            times=problem.times[: len(states)],
-            wanted=tuple(range(len(states))),
-            end=End(dt, carry, pytree.tree_unflatten(kept, spec)),
+            status,
+            t if status.failed else math.nan,
+            times=problem.times[:rows],
+            wanted=(0, 1)[:rows],
+            end=End(dt, carry, _like(plan.controller, memory)),
         )
 
 
@@ -77,9 +70,11 @@ def loop_program(
     allowed: tuple[Tensor, Tensor],
     most: Tensor,
 ) -> tuple[Tensor, Any, Tensor]:
-    """Return the state where the solve ended, the carry there, and numbers: a program's text.
+    """Return the states at the start and where it ended, the carry there, and numbers.
 
-    `span` is `[2]` float64, `most` the most attempts. The numbers are `[n]` float64: the time
+    It is a program's text.
+
+    `span` is `[2]` float64, `most` `[]` the most attempts. The numbers are `[n]` float64: the time
     reached, the next step's size, accepted and rejected steps, the status, and the controller's
     memory. Whatever is chosen is what `march` chooses.
     """
@@ -105,13 +100,13 @@ def loop_program(
 
     counts, code = torch.zeros(2, dtype=torch.int64), torch.zeros((), dtype=torch.int64)
     clones = [x.clone() for x in leaves]
-    t, dt, counts, code, y, *rest = torch.while_loop(
+    t, dt, counts, code, end, *rest = torch.while_loop(
         goes_on, body, (t0, dt, counts, code, y.clone(), *memory, *clones)
     )
     code = torch.where((t != last) & (code == 0), _STATUSES.index(Status.MAX_STEPS), code)
     numbers = [t, dt, *counts.unbind(), code, *rest[: len(memory)]]
     carry = pytree.tree_unflatten(rest[len(memory) :], spec)
-    return y, carry, torch.stack([x.to(torch.float64) for x in numbers])
+    return torch.stack((y, end)), carry, torch.stack([x.to(torch.float64) for x in numbers])
 
 
 class _Attempt(NamedTuple):
@@ -181,6 +176,16 @@ def _first(
     if held is None:
         held = field(span[0], y)
     return first_steps(field, span, y, held, solver.order, tolerance)
+
+
+def _like(controller: Any, numbers: list[float]) -> Any:
+    """Return a controller's memory from its numbers."""
+    start = controller.init()
+    if isinstance(start, tuple) and not any(isinstance(x, tuple | list | dict) for x in start):
+        return tuple([type(x)(number) for x, number in zip(start, numbers, strict=True)])
+    leaves, spec = pytree.tree_flatten(start)
+    kept = [type(x)(number) for x, number in zip(leaves, numbers, strict=True)]
+    return pytree.tree_unflatten(kept, spec)
 
 
 def _dtype(x: Any) -> torch.dtype:

@@ -47,7 +47,7 @@ class Program:
 
     `first` are its first arguments at every call: objects that are equal for all, but of which
     each might work something out when it is first used. `backend` is one of torch.compile's with
-    its options, `calls` how often a step calls f.
+    its options, `calls` how often f is called at the start and in a step.
     `made` counts the graphs that the backend was given, `refused` says that one had to be
     differentiable and cannot be. Guards see to it that a program made for
     another f, other attributes of it, or another shape is never run in place of this one.
@@ -58,7 +58,7 @@ class Program:
         function: FunctionType,
         first: tuple[Any, ...],
         backend: tuple[str | Callable[..., Any], dict[str, Any] | None],
-        calls: int,
+        calls: tuple[int, int],
         *,
         differentiable: bool = True,
     ) -> None:
@@ -91,10 +91,13 @@ class Program:
         if asked and not self._differentiable:
             self.refused = True
             raise NeedsGradientError
-        self.made += 1
         if self._backend == "inductor":
-            return torch._inductor.compile(graph, inputs, options=self._options)
-        return torch._dynamo.lookup_backend(self._backend)(graph, inputs)
+            made = torch._inductor.compile(graph, inputs, options=self._options)
+        else:
+            made = torch._dynamo.lookup_backend(self._backend)(graph, inputs)
+        # Not before: Dynamo may begin anew.
+        self.made += 1
+        return made
 
 
 def _sentence(error: Exception) -> str:
@@ -149,8 +152,11 @@ def _anchor(f: Callable[..., Any]) -> Any:
     return f if isinstance(f, nn.Module) else type(f)
 
 
-def calls_in_a_step(solver: Solver, tolerance: Tolerance | None) -> int:
-    """Return how often a step calls f within a program, by taking one of a small state."""
+def calls_of(solver: Solver, tolerance: Tolerance | None) -> tuple[int, int]:
+    """Return how often f is called within programs, by taking a step of a small state.
+
+    First at the start, the search for the first step included, then in every step.
+    """
     y = torch.zeros(2, dtype=torch.float64)
     t0, t1 = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
     calls = 0
@@ -160,9 +166,11 @@ def calls_in_a_step(solver: Solver, tolerance: Tolerance | None) -> int:
         calls += 1
         return -y
 
-    traced = None if tolerance is None else TracedTolerance(1.0, 1.0)
+    traced: Any = None if tolerance is None else TracedTolerance(1.0, 1.0)
     with torch.no_grad():
         carry = solver.init(field, t0, y)
+        slope = getattr(solver, "slope", None)
+        begin = calls + (1 if slope is not None and slope(carry) is not None else 2)
         calls = 0
         solver.step(field, t0, t1, y, carry, traced)
-    return calls
+    return begin, calls

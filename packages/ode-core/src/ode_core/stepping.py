@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,7 +105,7 @@ class CompiledSolver:
         y1, error, after, dense, retry = self.program(
             self.given, times, y, carry, allowed, self.dense
         )
-        field.calls += self.program.calls
+        field.calls += self.program.calls[1]
         return Step(y1, error, after, dense, retry)
 
 
@@ -135,5 +136,15 @@ def as_tensors(tolerance: Tolerance | None) -> Allowed:
     """Return rtol and atol as tensors: a program then serves every tolerance."""
     if tolerance is None:
         return None
-    rtol, atol = (torch.as_tensor(x, dtype=torch.float64) for x in (tolerance.rtol, tolerance.atol))
-    return rtol, atol
+    rtol, atol = tolerance.rtol, tolerance.atol
+    return _tensor(rtol), _tensor(atol)
+
+
+def _tensor(x: float | Tensor) -> Tensor:
+    return number(x) if isinstance(x, float) else torch.as_tensor(x, dtype=torch.float64)
+
+
+@lru_cache(maxsize=256)
+def number(*x: float) -> Tensor:
+    """Return a number as `[]`, several as `[n]`, float64: for reading alone, made once."""
+    return torch.tensor(x[0] if len(x) == 1 else x, dtype=torch.float64)

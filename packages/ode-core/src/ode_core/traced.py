@@ -22,7 +22,7 @@ from ode_core.errors import ArgumentError, OdeError, SolveError
 from ode_core.field import Field
 from ode_core.planning import Asked, make_plan
 from ode_core.problem import Given, Problem, check_callable, posed
-from ode_core.programs import calls_in_a_step
+from ode_core.programs import calls_of
 from ode_core.protocols import Solver
 from ode_core.results import result
 from ode_core.segments import solve_pieces
@@ -133,7 +133,7 @@ def _make(name: str) -> bool:
         if known is None or known.record != record:
             solver = registry.solvers.shared(name)
             # What it works out when it is first asked is then there.
-            calls_in_a_step(solver, None)
+            calls_of(solver, None)
             setattr(_MADE, name, _One(record, solver, ""))
     except OdeError as error:
         setattr(_MADE, name, _One(None, None, str(error)))
