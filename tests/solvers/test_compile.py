@@ -1,9 +1,10 @@
-"""compile=: steps and whole solves as programs, with the steps and the numbers of the plain solve."""
+"""compile=: steps and whole solves as programs, with the steps and numbers of the plain solve."""
 
 from __future__ import annotations
 
 import gc
 import pickle
+import weakref
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,8 +19,9 @@ from ode_models import ODEBlock
 from ode_solvers import RungeKutta
 from ode_solvers.tables.dopri5 import DOPRI5
 
-STEP = Compile("step", backend="aot_eager")
-SOLVE = Compile("solve", backend="aot_eager")
+# What Dynamo makes, run as it is: quick to make, and the same operations.
+STEP = Compile("step", backend="eager")
+SOLVE = Compile("solve", backend="eager")
 
 
 @pytest.fixture(autouse=True)
@@ -47,38 +49,41 @@ def same_solve(f, y, t, compile, **settings):
     """Assert that a solve is made of programs, and is the plain one to rounding."""
     made = ode_core.solve(f, y, t, compile=compile, **settings)
     plain = ode_core.solve(f, y, t, **settings)
-    assert made.compiled.part == (compile.part if isinstance(compile, Compile) else made.compiled.part)
+    if isinstance(compile, Compile):
+        assert made.compiled.part == compile.part
     assert made.compiled.programs >= 1
     assert not counters["graph_break"]
     assert made.stats == plain.stats
     assert made.status is plain.status
-    assert made.state.dt == pytest.approx(plain.state.dt, rel=1e-2)
+    assert made.state.dt == pytest.approx(plain.state.dt, rel=0.1)
     torch.testing.assert_close(made.ys, plain.ys, rtol=1e-5, atol=1e-6)
     return made
 
 
-@pytest.mark.parametrize("solver", ["dopri5", "tsit5", "bosh3", "adaptive_heun"])
-def test_steps_are_those_of_the_plain_solve(solver):
-    y = torch.randn(3, 2, dtype=torch.float64)
-    made = same_solve(Net().double(), y, [0.0, 1.0, 4.0], STEP, solver=solver, record_steps=True)
-    plain = ode_core.solve(Net().double(), y, [0.0, 1.0, 4.0], solver=solver, record_steps=True)
-    assert made.steps.accepted.shape == made.steps.t.shape != plain.steps.t.shape[:0]
+def oscillator(t, y):
+    return torch.stack((y[1], 5.0 * (1.0 - y[0] ** 2) * y[1] - y[0]))
 
 
-def test_every_attempt_is_judged_alike():
-    y, net = torch.tensor([2.0, 0.0], dtype=torch.float64), None
-
-    def oscillator(t, y):
-        return torch.stack((y[1], 5.0 * (1.0 - y[0] ** 2) * y[1] - y[0]))
-
-    del net
-    made = same_solve(oscillator, y, [0.0, 8.0], STEP, record_steps=True)
-    plain = ode_core.solve(oscillator, y, [0.0, 8.0], record_steps=True)
+@pytest.mark.parametrize("solver", ["dopri5", "tsit5", "bosh3", "adaptive_heun", "dopri8"])
+def test_every_attempt_is_judged_alike(solver):
+    y = torch.tensor([2.0, 0.0], dtype=torch.float64)
+    settings = {"solver": solver, "rtol": 1e-4, "record_steps": True}
+    made = ode_core.solve(oscillator, y, [0.0, 1.0, 8.0], compile=STEP, **settings)
+    plain = ode_core.solve(oscillator, y, [0.0, 1.0, 8.0], **settings)
     assert plain.stats.rejected > 0
     assert torch.equal(made.steps.accepted, plain.steps.accepted)
-    torch.testing.assert_close(made.steps.dt, plain.steps.dt, rtol=1e-6, atol=0.0)
-    whole = same_solve(oscillator, y, [0.0, 8.0], SOLVE)
-    torch.testing.assert_close(whole.ys, plain.ys, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(made.steps.dt, plain.steps.dt, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(made.ys, plain.ys, rtol=1e-9, atol=1e-9)
+    # In a program a rejected step evaluates its end, too, where a stage has not done so.
+    more = plain.stats.rejected if solver in ("dopri8", "adaptive_heun") else 0
+    assert made.stats.f_calls == plain.stats.f_calls + more
+
+
+def test_a_whole_solve_takes_the_same_steps():
+    y = torch.tensor([2.0, 0.0], dtype=torch.float64)
+    whole = same_solve(oscillator, y, [0.0, 8.0], SOLVE, rtol=1e-4)
+    assert whole.stats.rejected > 0
+    assert whole.state.memory[2] is False
 
 
 @pytest.mark.parametrize("compile", [STEP, SOLVE], ids=["step", "solve"])
@@ -112,7 +117,7 @@ def test_gradients_go_through_compiled_steps():
         gradients = torch.autograd.grad(solution.ys.square().sum(), [y, *net.parameters()])
         return solution, gradients
 
-    solution, found_gradients = loss(STEP)
+    solution, found_gradients = loss(Compile("step", backend="aot_eager"))
     assert (solution.compiled.part, solution.compiled.programs) == ("step", 1)
     torch.testing.assert_close(found_gradients, loss(False)[1], rtol=1e-4, atol=1e-5)
 
@@ -127,7 +132,7 @@ def test_a_start_without_gradient_needs_no_second_program():
 
 
 def test_trained_and_changed_fields_are_seen():
-    net, y = Net(), torch.randn(3, 2)
+    net, y = Net().double(), torch.randn(3, 2, dtype=torch.float64)
     with torch.no_grad():
         for compile in (STEP, SOLVE):
             same_solve(net, y, [0.0, 2.0], compile)
@@ -148,22 +153,23 @@ def test_functions_of_one_code_are_told_apart():
 
 
 def test_other_tolerances_times_and_values_need_no_other_program():
-    net = Net()
+    net = Net().double()
     with torch.no_grad():
         for compile in (STEP, SOLVE):
             for rtol, end in ((1e-3, 1.0), (1e-6, 2.0), (1e-5, -1.5)):
-                made = same_solve(net, torch.randn(3, 2), [0.0, end], compile, rtol=rtol)
-                assert made.compiled.programs == 1
+                y = torch.randn(3, 2, dtype=torch.float64)
+                assert same_solve(net, y, [0.0, end], compile, rtol=rtol).compiled.programs == 1
 
 
 def test_programs_go_with_their_field():
     net = Net()
     ode_core.solve(net, torch.ones(1, 2), [0.0, 1.0], compile=STEP)
-    kept = found(net)
-    assert kept
-    reference = torch.nn.utils.parametrize.weakref.ref(net) if False else None
-    del reference, net
+    assert found(net)
+    gone = weakref.ref(net)
+    torch._dynamo.reset()
+    del net
     gc.collect()
+    assert gone() is None
 
 
 def test_the_whole_solve_is_taken_where_it_serves():
@@ -171,7 +177,7 @@ def test_the_whole_solve_is_taken_where_it_serves():
         return -y
 
     def part(t, **settings):
-        compile = Compile(backend="aot_eager")
+        compile = Compile(backend="eager")
         return ode_core.solve(decay, torch.ones(2), t, compile=compile, **settings).compiled.part
 
     assert part([0.0, 1.0]) == "solve"
@@ -182,7 +188,7 @@ def test_the_whole_solve_is_taken_where_it_serves():
     assert part([0.0, 1.0], solver="rk4", dt=0.25) == "step"
     assert part([0.0, 1.0], controller=FixedSteps(), dt=0.25) == "step"
     net = Net()
-    solution = ode_core.solve(net, torch.ones(1, 2), [0.0, 1.0], compile=Compile(backend="aot_eager"))
+    solution = ode_core.solve(net, torch.ones(1, 2), [0.0, 1.0], compile=Compile(backend="eager"))
     assert solution.compiled.part == "step", "the parameters require gradients"
     solution.ys.sum().backward()
 
@@ -261,7 +267,7 @@ def test_a_block_is_compiled():
 def test_auto_keeps_what_was_faster_and_says_so(monkeypatch):
     taken = {"nothing": 1.0, "solve": 2.0, "step": 3.0}
     monkeypatch.setattr("ode_core.compiled._seconds", lambda problem, way: taken[way.part])
-    auto = Compile(backend="aot_eager", measured=True)
+    auto = Compile(backend="eager", measured=True)
 
     def decay(t, y):
         return -y
@@ -278,31 +284,30 @@ def test_auto_keeps_what_was_faster_and_says_so(monkeypatch):
     assert pickle.loads(pickle.dumps(solved(torch.ones(3)).compiled)).part == "solve"
 
 
-def test_auto_measures_and_leaves_no_trace():
-    net = nn.BatchNorm1d(2)
-    calls = []
+def test_measuring_leaves_no_trace():
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
+    settings = {"solver": "rk4", "dt": 0.5}
+    auto = Compile(None, "eager", measured=True)
 
-    def f(t, y):
-        if not torch.compiler.is_compiling():
-            calls.append(t)
-        return net(y)
-
-    y = torch.randn(4, 2)
-    before = net.running_mean.clone()
-    with torch.no_grad():
+    def solved(compile):
+        net[0].reset_running_stats()
         solution = ode_core.solve(
-            f, y, [0.0, 0.5], solver="rk4", dt=0.5, compile=Compile(None, "aot_eager", True)
+            lambda t, y: net(y), torch.ones(4, 2), [0.0, 0.5], compile=compile, **settings
         )
-    assert set(solution.compiled.seconds) == {"nothing", "step"}
-    assert not torch.equal(net.running_mean, before)
-    assert net.weight.grad is None
+        return solution, net[0].num_batches_tracked.item()
+
+    first, _ = solved(auto)
+    assert set(first.compiled.seconds) == {"nothing", "step"}
+    assert net[1].weight.grad is None
+    # The measurement is over: what is counted now is what a solve of either kind counts.
+    assert solved(auto)[1] == solved(False)[1] == 4
 
 
 def test_auto_solves_plainly_where_no_program_can_be_made():
     def looking(t, y):
-        return -y if float(y.sum()) > 0 else y
+        return -y if float(y.detach().sum()) > 0 else y
 
-    auto = Compile(backend="aot_eager", measured=True)
+    auto = Compile(backend="eager", measured=True)
     solution = ode_core.solve(looking, torch.ones(2), [0.0, 1.0], compile=auto)
     assert solution.compiled.part == "nothing"
     assert "could not make a program" in solution.compiled.reason
@@ -310,13 +315,12 @@ def test_auto_solves_plainly_where_no_program_can_be_made():
         ode_core.solve(looking, torch.ones(2), [0.0, 1.0], compile=STEP)
 
 
-def test_without_a_compiler_it_says_so(monkeypatch):
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-
+def test_without_a_compiler_it_says_so():
     def decay(t, y):
         return -1.25 * y
 
-    with pytest.raises(UnsupportedError, match=r"needs a C\+\+ compiler.* none was found"):
+    patch = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
+    with patch, pytest.raises(UnsupportedError, match=r"needs a C\+\+ compiler.* none was found"):
         ode_core.solve(decay, torch.ones(7), [0.0, 1.0], compile=Compile("step"))
 
 

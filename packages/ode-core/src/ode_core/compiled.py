@@ -243,7 +243,7 @@ def _fastest(maker: _Maker) -> tuple[str, dict[str, float], str]:
 
 def _copy(problem: Problem) -> Problem:
     """Return the problem with a start, a count and a graph of its own."""
-    y0 = problem.y0.detach().requires_grad_(torch.is_grad_enabled())
+    y0 = problem.y0.detach().requires_grad_(problem.y0.requires_grad)
     return replace(problem, y0=y0, stats=Stats())
 
 
@@ -256,7 +256,7 @@ def _seconds(problem: Problem, way: _Way) -> float:
         modules = found_in(nn.Module, problem.field.f, problem.given.args)
         tensors: list[Tensor] = [x for module in modules for x in module.parameters()]
         tensors += [x for x in pytree.tree_leaves(problem.given.args) if isinstance(x, Tensor)]
-        wanted = [trial.y0, *(x for x in tensors if x.requires_grad)]
+        wanted = [x for x in (trial.y0, *tensors) if x.requires_grad]
         torch.autograd.grad(ys.abs().sum(), wanted, allow_unused=True)
     return time.perf_counter() - started
 

@@ -67,7 +67,7 @@ def loop_program(
     given: Given,
     span: Tensor,
     y: Tensor,
-    allowed: tuple[Tensor, Tensor],
+    allowed: Any,
     most: Tensor,
 ) -> tuple[Tensor, Any, Tensor]:
     """Return the states at the start and where it ended, the carry there, and numbers.
@@ -80,7 +80,7 @@ def loop_program(
     """
     f, args, layout, dtypes = given
     field = TracedField(f, layout, y, dtypes, args)
-    tolerance = TracedTolerance(*allowed)
+    tolerance = TracedTolerance(allowed[0], allowed[1])
     # What goes round the loop must share no memory.
     t0, last = span[0].clone(), span[1].clone()
     carry = solver.init(field, t0, y)

@@ -17,7 +17,7 @@ def along(x: Tensor, y: Tensor) -> Tensor:
 
     A step size in float64 is rounded to the state's dtype only here, where it meets the state.
     """
-    return x.to(real(y.dtype)).view(*x.shape, *(1,) * (y.dim() - x.dim()))
+    return x.to(real(y.dtype)).view((*x.shape, *(1,) * (y.dim() - x.dim())))
 
 
 def by_row(x: Tensor) -> Tensor:

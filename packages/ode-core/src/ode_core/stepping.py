@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ode_core.problem import Problem
     from ode_core.tolerance import Tolerance
 
-Allowed = tuple[Tensor, Tensor] | None
+Allowed = Tensor | tuple[Tensor, ...] | None
 # f, its further arguments, the layout of the state, and the dtypes of time and state.
 Given = tuple[Any, tuple[Any, ...], Layout, tuple[torch.dtype, torch.dtype]]
 
@@ -121,7 +121,7 @@ def step_program(
     """Return what a step from `times[0]` to `times[1]`, `[2]` float64, gives: a program's text."""
     f, args, layout, dtypes = given
     field = TracedField(f, layout, y, dtypes, args)
-    tolerance = None if allowed is None else TracedTolerance(*allowed)
+    tolerance = None if allowed is None else TracedTolerance(allowed[0], allowed[1])
     step = solver.step(field, times[0], times[1], y, carry, tolerance)
     return step.y, step.error, step.carry, step.dense if dense else None, step.retry
 
@@ -133,15 +133,14 @@ def given_of(problem: Problem) -> Given:
 
 
 def as_tensors(tolerance: Tolerance | None) -> Allowed:
-    """Return rtol and atol as tensors: a program then serves every tolerance."""
+    """Return rtol and atol as tensors, `[2]` if they are numbers: one program serves them all."""
     if tolerance is None:
         return None
     rtol, atol = tolerance.rtol, tolerance.atol
-    return _tensor(rtol), _tensor(atol)
-
-
-def _tensor(x: float | Tensor) -> Tensor:
-    return number(x) if isinstance(x, float) else torch.as_tensor(x, dtype=torch.float64)
+    if isinstance(rtol, float) and isinstance(atol, float):
+        return number(rtol, atol)
+    wide: Any = [torch.as_tensor(x, dtype=torch.float64) for x in (rtol, atol)]
+    return tuple(wide)
 
 
 @lru_cache(maxsize=256)
