@@ -16,7 +16,7 @@ from ode_core.errors import ArgumentError, SolveError
 from ode_core.events import Event, as_events, later
 from ode_core.planning import Asked, check_per_sample, make_plan
 from ode_core.problem import Given, Problem, build
-from ode_core.protocols import Controller, GradientMethod, Solver
+from ode_core.protocols import Controller, GradientMethod, Plan, Solver
 from ode_core.results import result, sample_result
 from ode_core.sample_segments import solve_samples
 from ode_core.samples import SampleProblem, build_samples
@@ -129,21 +129,28 @@ def solve(
     asked = Asked(controller, rtol, atol, dt, max_steps, dense, record_steps, start)
     plan = make_plan(stepper, problem, asked)
     method.check(problem, plan)  # type: ignore[arg-type]
-    programs = asked_for(compile)
-    if programs is not None:
-        shared_problem = unbatched(problem)
-        whole, made = solve_compiled(programs, shared_problem, plan, method)
-        solution, failure = result(shared_problem, plan, method, whole, t)
-        solution = replace(solution, compiled=made)
-    elif isinstance(problem, SampleProblem):
-        solution, failure = sample_result(
-            problem, plan, method, solve_samples(problem, plan, method), t
-        )
-    else:
-        solution, failure = result(problem, plan, method, solve_pieces(problem, plan, method), t)
+    solution, failure = _solved(problem, plan, method, t, asked_for(compile))
     if failure and on_failure == "raise":
         raise SolveError(failure, solution)
     return solution
+
+
+def _solved(
+    problem: Problem | SampleProblem,
+    plan: Plan,
+    method: GradientMethod,
+    t: Any,
+    programs: Compile | None,
+) -> tuple[Solution, str]:
+    if programs is not None:
+        shared = unbatched(problem)
+        whole, made = solve_compiled(programs, shared, plan, method)
+        solution, failure = result(shared, plan, method, whole, t)
+        return replace(solution, compiled=made), failure
+    if isinstance(problem, SampleProblem):
+        rows = solve_samples(problem, plan, method)
+        return sample_result(problem, plan, method, rows, t)
+    return result(problem, plan, method, solve_pieces(problem, plan, method), t)
 
 
 def _check_words(on_failure: str, stepping: str) -> None:

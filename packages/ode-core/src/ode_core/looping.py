@@ -80,8 +80,8 @@ def loop_program(
     """
     f, args, layout, dtypes = given
     field = TracedField(f, layout, y, dtypes, args)
-    tolerance = TracedTolerance(allowed[0], allowed[1])
-    # What goes round the loop must share no memory.
+    # What the loop uses must share no memory.
+    tolerance = TracedTolerance(allowed[0].clone(), allowed[1].clone())
     t0, last = span[0].clone(), span[1].clone()
     carry = solver.init(field, t0, y)
     dt = _first(solver, field, (t0, last), y, carry, tolerance)

@@ -159,5 +159,5 @@ def _warn_if_frozen(problem: Problem, ys: Tensor) -> None:
             f"change of about {change:.2g}: each step is below what {problem.y0.dtype} can "
             "hold; take larger steps, or a wider dtype",
             PrecisionWarning,
-            stacklevel=5,
+            stacklevel=6,
         )

@@ -132,8 +132,9 @@ def _make(name: str) -> bool:
         record = registry.solvers[name]
         if known is None or known.record != record:
             solver = registry.solvers.shared(name)
-            # What it works out when it is first asked is then there.
-            calls_of(solver, None)
+            if getattr(solver, "compiles", not solver.implicit):
+                # What it works out when it is first asked is then there.
+                calls_of(solver, None)
             setattr(_MADE, name, _One(record, solver, ""))
     except OdeError as error:
         setattr(_MADE, name, _One(None, None, str(error)))
