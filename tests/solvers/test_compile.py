@@ -131,6 +131,18 @@ def test_a_start_without_gradient_needs_no_second_program():
     assert net.layers[0].weight.grad is not None
 
 
+def test_where_nothing_requires_a_gradient_nothing_is_recorded():
+    solution = ode_core.solve(lambda t, y: -y, torch.ones(2), [0.0, 1.0], compile=STEP)
+    assert not solution.ys.requires_grad
+    with torch.inference_mode():
+        ode_core.solve(lambda t, y: -3.5 * y, torch.ones(2), [0.0, 1.5], compile=STEP)
+    y0 = torch.ones(2, requires_grad=True)
+    ode_core.solve(lambda t, y: -3.5 * y, y0, [0.0, 1.5], compile=STEP).ys.sum().backward()
+    torch.testing.assert_close(
+        y0.grad, 1.0 + torch.tensor(-5.25).exp().expand(2), rtol=1e-3, atol=0.0
+    )
+
+
 def test_trained_and_changed_fields_are_seen():
     net, y = Net().double(), torch.randn(3, 2, dtype=torch.float64)
     with torch.no_grad():
@@ -166,7 +178,6 @@ def test_programs_go_with_their_field():
     ode_core.solve(net, torch.ones(1, 2), [0.0, 1.0], compile=STEP)
     assert found(net)
     gone = weakref.ref(net)
-    torch._dynamo.reset()
     del net
     gc.collect()
     assert gone() is None
@@ -313,6 +324,29 @@ def test_auto_solves_plainly_where_no_program_can_be_made():
     assert "could not make a program" in solution.compiled.reason
     with pytest.raises(UnsupportedError, match="could not make a program of the solver with this"):
         ode_core.solve(looking, torch.ones(2), [0.0, 1.0], compile=STEP)
+
+
+def test_an_f_that_never_stays_the_same_is_named_and_auto_goes_on(monkeypatch):
+    seconds = {"nothing": 2.0, "step": 1.0}
+    monkeypatch.setattr("ode_core.compiled._seconds", lambda problem, way: seconds[way.part])
+    net = Net()
+    net.word = ""
+    net.forward = lambda t, y: -y * len(net.word)
+    auto = Compile("step", "eager", measured=True)
+
+    def solved(compile):
+        net.word += "a"
+        with torch.no_grad():
+            return ode_core.solve(net, torch.ones(2), [0.0, 0.1], compile=compile)
+
+    for _ in range(torch._dynamo.config.recompile_limit):
+        assert solved(auto).compiled.part == "step"
+    with pytest.raises(UnsupportedError, match="f has changed in more ways than"):
+        solved(STEP)
+    solution = solved(auto)
+    assert solution.compiled.part == "nothing"
+    assert "f has changed in more ways" in solution.compiled.reason
+    assert solution.stats == solved(False).stats
 
 
 def test_without_a_compiler_it_says_so():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -145,8 +144,7 @@ def _solved(
     if programs is not None:
         shared = unbatched(problem)
         whole, made = solve_compiled(programs, shared, plan, method)
-        solution, failure = result(shared, plan, method, whole, t)
-        return replace(solution, compiled=made), failure
+        return result(shared, plan, method, whole, t, made)
     if isinstance(problem, SampleProblem):
         rows = solve_samples(problem, plan, method)
         return sample_result(problem, plan, method, rows, t)

@@ -91,9 +91,15 @@ def solve_compiled(
     if key not in maker.kept:
         maker.kept[key] = _fastest(maker)
     part, seconds, reason = maker.kept[key]
-    ways = maker.ways(part) if part else iter([maker.plain])
-    way, whole = _first_that_serves(ways, problem)
-    return whole, way.made(seconds, reason)
+    if part:
+        try:
+            way, whole = _first_that_serves(maker.ways(part), problem)
+            return whole, way.made(seconds)
+        except UnsupportedError as error:
+            # f has become what no program serves since it was measured.
+            vars(problem.stats).update(vars(Stats()))
+            reason = str(error)
+    return solve_pieces(problem, plan, method), maker.plain.made(seconds, reason)
 
 
 def _check(solver: Solver, method: GradientMethod) -> None:

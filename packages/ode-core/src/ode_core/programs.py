@@ -83,6 +83,12 @@ class Program:
             if isinstance(getattr(error, "inner_exception", None), NeedsGradientError):
                 raise NeedsGradientError from error
             raise UnsupportedError(_sentence(error)) from error
+        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+            raise UnsupportedError(
+                "f has changed in more ways than torch.compile keeps programs for, "
+                f"{torch._dynamo.config.recompile_limit}; keep what changes from solve to solve in "
+                "tensors, or solve without compile"
+            ) from error
 
     def _compiled(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
         asked = torch.is_grad_enabled() and any(

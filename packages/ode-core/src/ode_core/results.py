@@ -17,13 +17,18 @@ from ode_core.protocols import GradientMethod, Plan
 from ode_core.sample_segments import SampleWhole
 from ode_core.samples import SampleProblem
 from ode_core.segments import Whole
-from ode_core.solution import Solution, State, Status, StepLog, step_log
+from ode_core.solution import Compiled, Solution, State, Status, StepLog, step_log
 from ode_core.tolerance import NORM
 from ode_core.transforms import hidden
 
 
 def result(
-    problem: Problem, plan: Plan, method: GradientMethod, whole: Whole, t: Any
+    problem: Problem,
+    plan: Plan,
+    method: GradientMethod,
+    whole: Whole,
+    t: Any,
+    compiled: Compiled | None = None,
 ) -> tuple[Solution, str]:
     """Return the solution of a solve with shared steps, and its failure in a sentence, or ""."""
     solution = Solution(
@@ -43,6 +48,7 @@ def result(
         start=problem.y0,
         hint=whole.hint,
         switches=whole.switches,
+        compiled=compiled,
     )
     if whole.status.failed:
         stats = problem.stats

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ode_core.errors import UnsupportedError
 from ode_core.layout import Layout
@@ -98,8 +99,8 @@ class CompiledSolver:
     ) -> Step:
         """Advance `y` from t0 to t1 as the solver does, in one program."""
         allowed = None if tolerance is None else self.allowed
-        if torch.is_grad_enabled() and not y.requires_grad:
-            # The next state does, if f has parameters: one program serves both.
+        if torch.is_grad_enabled() and not y.requires_grad and _require(carry):
+            # The next state will, too: one program serves both.
             y = y.detach().requires_grad_()
         times = torch.tensor((t0, t1), dtype=torch.float64)
         y1, error, after, dense, retry = self.program(
@@ -107,6 +108,10 @@ class CompiledSolver:
         )
         field.calls += self.program.calls[1]
         return Step(y1, error, after, dense, retry)
+
+
+def _require(carry: Carry) -> bool:
+    return any(x.requires_grad for x in pytree.tree_leaves(carry) if isinstance(x, Tensor))
 
 
 def step_program(
@@ -146,4 +151,5 @@ def as_tensors(tolerance: Tolerance | None) -> Allowed:
 @lru_cache(maxsize=256)
 def number(*x: float) -> Tensor:
     """Return a number as `[]`, several as `[n]`, float64: for reading alone, made once."""
-    return torch.tensor(x[0] if len(x) == 1 else x, dtype=torch.float64)
+    with torch.inference_mode(False):
+        return torch.tensor(x[0] if len(x) == 1 else x, dtype=torch.float64)
