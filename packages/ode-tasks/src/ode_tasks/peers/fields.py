@@ -63,12 +63,18 @@ class Oscillator(Field):
     """q' = v, v' = -q, whose number of steps grows with the time that it is solved over."""
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """Return (v, -q) for a state `[B, 2]`."""
-        return torch.cat((y[:, 1:], -y[:, :1]), 1)
+        """Return (v, -q) for a state `[B, 2 n]`, whose first half is q."""
+        q, v = y.chunk(2, 1)
+        return torch.cat((v, -q), 1)
 
     def written_in(self, arrays: Arrays) -> ArrayField:
         """Return `f(t, y, weights)` in the given library."""
-        return lambda t, y, weights: arrays.concatenate((y[:, 1:], -y[:, :1]), 1)
+
+        def f(t: Any, y: Any, weights: Sequence[Any]) -> Any:
+            half = y.shape[1] // 2
+            return arrays.concatenate((y[:, half:], -y[:, :half]), 1)
+
+        return f
 
 
 class VanDerPol(Field):
