@@ -76,14 +76,18 @@ class Diffrax:
 
             program = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
 
-        def run() -> Any:
-            return jax.block_until_ready(program(y0, weights, rows))
+        last: list[Any] = []
+
+        def run() -> None:
+            last[:] = [jax.block_until_ready(program(y0, weights, rows))]
 
         def outcome() -> Outcome:
+            if not last:
+                run()
             if direction != BACKWARD:
-                (ys, steps), gradient = run(), None
+                (ys, steps), gradient = last[0], None
             else:
-                (_, (ys, steps)), (start, others) = run()
+                (_, (ys, steps)), (start, others) = last[0]
                 parts = [torch.from_numpy(np.array(part)) for part in (start, *others)]
                 gradient = torch.cat([part.flatten() for part in parts])
             states = torch.from_numpy(np.array(ys))

@@ -43,9 +43,8 @@ class Clock:
 
 
 class Timed(NamedTuple):
-    """The time of the first call, and one time a round; from one call alone where it is long."""
+    """One time a round, or that of a single call where it is long."""
 
-    first: float
     rounds: tuple[float, ...]
 
     @property
@@ -55,13 +54,12 @@ class Timed(NamedTuple):
 
 
 def timed(calls: Mapping[str, Callable[[], Any]], rounds: int, clock: Clock) -> dict[str, Timed]:
-    """Return the times of all calls, taken in turn; whoever begins a round ends the next."""
-    first = {name: clock.seconds(call) for name, call in calls.items()}
+    """Return the times of all calls, taken in turn; whoever begins a round ends the next.
+
+    Each is called once before; what its very first call does besides has been done by then.
+    """
     with _no_collector():
-        warm = {
-            name: first[name] if first[name] > 4 * _ONCE else clock.seconds(call)
-            for name, call in calls.items()
-        }
+        warm = {name: clock.seconds(call) for name, call in calls.items()}
         repeats = {name: max(1, math.ceil(_LEAST / max(warm[name], 1e-7))) for name in calls}
         found: dict[str, list[float]] = {name: [] for name in calls}
         names = [name for name in calls if warm[name] <= _ONCE]
@@ -69,7 +67,7 @@ def timed(calls: Mapping[str, Callable[[], Any]], rounds: int, clock: Clock) -> 
             for name in names:
                 found[name].append(clock.seconds(calls[name], repeats[name]))
             names.reverse()
-    return {name: Timed(first[name], tuple(found[name] or [warm[name]])) for name in calls}
+    return {name: Timed(tuple(found[name] or [warm[name]])) for name in calls}
 
 
 @contextmanager

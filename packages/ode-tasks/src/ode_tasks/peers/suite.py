@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ode_core import registry
 from ode_core.api import solve
+from ode_core.control import PIDController
 from ode_tasks.peers.contest import BACKWARD, CONTINUOUS, EXACT, SUITE, Variant
 from ode_tasks.peers.in_torch import prepared
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _GRADIENTS = ("direct", "checkpoint", "symplectic", "adjoint", "interpolated")
 _BASES = ("direct", "adjoint")
 
+# The peers' controller, with which all take the same steps.
+_INTEGRAL = ", I controller"
+
 
 class Suite:
     """`ode_core.solve`."""
@@ -32,15 +36,19 @@ class Suite:
     missing = ""
 
     def variants(self, work: Work, direction: str) -> Sequence[Variant]:
-        """Return steppings forwards, gradient methods backwards."""
+        """Return steppings forwards, gradient methods backwards; the first also by I control."""
         if direction == BACKWARD:
             exact = {name: registry.gradients[name].exact for name in _GRADIENTS}
-            return [
+            variants = [
                 Variant(name, EXACT if exact[name] else CONTINUOUS, base=name in _BASES)
                 for name in _GRADIENTS
             ]
-        own = [Variant("per_sample", base=True)] if work.per_sample else []
-        return [*own, Variant("shared", base=not own)]
+        else:
+            names = ("per_sample", "shared") if work.per_sample else ("shared",)
+            variants = [Variant(name, base=name == names[0]) for name in names]
+        if work.dt is None:
+            variants.insert(1, Variant(variants[0].name + _INTEGRAL))
+        return variants
 
     def prepare(self, posed: Posed, variant: Variant, direction: str, threads: int) -> Prepared:
         """Return the solve with the suite's defaults but for tolerance and step size."""
@@ -49,7 +57,10 @@ class Suite:
         options: dict[str, Any] = (
             {"dt": work.dt} if work.dt else {"rtol": work.rtol, "atol": work.atol}
         )
-        options["gradient" if direction == BACKWARD else "stepping"] = variant.name
+        if variant.name.endswith(_INTEGRAL):
+            options["controller"] = PIDController(pcoeff=0.0, icoeff=1.0)
+        way = "gradient" if direction == BACKWARD else "stepping"
+        options[way] = variant.name.removesuffix(_INTEGRAL)
 
         def states(field: nn.Module, y0: Tensor) -> Tensor:
             solution = solve(field, y0, posed.t, solver=work.solver, **options)
