@@ -251,6 +251,24 @@ def test_a_folder_gets_rows_tables_and_plots(tmp_path, capsys):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("alone")
+def test_what_was_finished_before_an_interruption_is_kept(tmp_path, capsys, monkeypatch):
+    measured = compare.compare
+
+    def interrupted(work, *arguments):
+        if work.name == "rk4_64x2":
+            raise KeyboardInterrupt
+        return measured(work, *arguments)
+
+    monkeypatch.setattr(command, "compare", interrupted)
+    arguments = ["--works", "cheap_64x2,rk4_64x2", "--direction", "forward", "--rounds", "1"]
+    assert main(["peers", *arguments, "--out", str(tmp_path), "--json"]) == 130
+    captured = capsys.readouterr()
+    assert {row["work"] for row in json.loads(captured.out)} == {"cheap_64x2"}
+    assert "interrupted" in captured.err
+    assert "64x2, y' = -y" in (tmp_path / "peers.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

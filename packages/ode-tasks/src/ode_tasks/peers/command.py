@@ -94,17 +94,19 @@ def peers(
         for way in _directions(work, direction)
     ]
     rows: list[Row] = []
+    interrupted = False
     try:
         with shown(output, "peers") as progress:
             _run(cells, chosen, progress, rows, output)
     except KeyboardInterrupt:
-        output.note("ode: interrupted; the table has what was finished")
-        output.rows(rows, COLUMNS)
-        raise typer.Exit(_INTERRUPTED) from None
+        output.note("ode: interrupted; tables have what was finished")
+        interrupted = True
     output.rows(rows, COLUMNS)
-    if out is not None:
+    if out is not None and rows:
         for path in write(out, rows):
             output.note(f"written to {path}")
+    if interrupted:
+        raise typer.Exit(_INTERRUPTED)
     if not any(row["status"] == OK for row in rows):
         raise typer.Exit(1)
 
