@@ -116,7 +116,6 @@ def _solve(jax: Any, posed: Posed, times: Any, estimate: float) -> Callable[...,
             [*weights, *rows],
             saveat=diffrax.SaveAt(ts=times),
             stepsize_controller=controller,
-            max_steps=100_000,
         )
         return solution.ys, solution.stats["num_steps"]
 
