@@ -11,6 +11,7 @@ import torch
 
 from ode_core.errors import UnsupportedError
 from ode_tasks.peers.contest import BACKWARD, Outcome, Prepared, Variant, missing, refuse
+from ode_tasks.peers.fields import Convolution
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,6 +61,12 @@ class Diffrax:
     def prepare(self, posed: Posed, variant: Variant, direction: str, threads: int) -> Prepared:
         """Return the compiled solve; raises UnsupportedError where JAX has no such device."""
         del variant
+        slow = isinstance(posed.field, Convolution) and posed.y0.device.type == "cpu"
+        if slow and direction == BACKWARD:
+            raise UnsupportedError(
+                "a convolution in a loop takes XLA half a second a call on a CPU, and the gradient "
+                "did not end within ten minutes"
+            )
         jax = _jax(threads)
         device = _device(jax, posed.y0.device.type)
         put = _putting(jax, device)
