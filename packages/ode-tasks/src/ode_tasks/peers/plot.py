@@ -27,6 +27,8 @@ _COLOURS = {
 }
 _MARKERS = "osD^vPX*"
 _DOTS_PER_INCH = 140
+_SPREAD = 0.8
+_LABEL = 24
 
 
 def draw_works(path: Path, rows: Sequence[Row], facts: str) -> bool:
@@ -36,39 +38,52 @@ def draw_works(path: Path, rows: Sequence[Row], facts: str) -> bool:
     if not panels:
         return False
     names = [list(dict.fromkeys(r["summary"] for r in done if _panel(r) == p)) for p in panels]
-    height = 1.6 + sum(0.5 * len(works) + 0.7 for works in names)
-    figure = Figure(figsize=(9.0, height), layout="constrained")
-    ratios = [len(works) + 1 for works in names]
-    grid: Any = figure.subplots(len(panels), 1, squeeze=False, height_ratios=ratios, sharex=True)
-    labels: dict[str, Any] = {}
-    for axes, panel, works in zip(grid[:, 0], panels, names, strict=True):
-        mine = [row for row in done if _panel(row) == panel]
-        variants = list(dict.fromkeys((r["peer"], r["variant"]) for r in mine))
-        for peer, variant in variants:
-            points = [r for r in mine if (r["peer"], r["variant"]) == (peer, variant)]
-            rank = [v for p, v in variants if p == peer].index(variant)
-            (drawn,) = axes.plot(
-                [row["over_floor"] for row in points if row.get("over_floor")],
-                [works.index(row["summary"]) for row in points if row.get("over_floor")],
-                _MARKERS[rank],
-                color=_COLOURS.get(peer, "#7f7f7f"),
-                ms=8,
-                mec="white",
-                mew=0.6,
-                zorder=3 if peer == SUITE else 2,
-            )
-            labels.setdefault(f"{peer} {variant}", drawn)
-        axes.set(xscale="log", title=f"{panel[1]}, {panel[0]}", ylim=(len(works) - 0.5, -0.5))
-        axes.set_yticks(range(len(works)), works)
-        axes.axvline(1.0, color="#808080", lw=1.0, zorder=1)
-        axes.grid(axis="x", color="#e6e6e6")
-        axes.title.set_fontsize(11)
-    grid[-1, 0].set_xlabel("time over that of the calls of f alone; 1 is the floor")
-    figure.legend(
-        labels.values(), labels.keys(), loc="outside right upper", frameon=False, fontsize=8
+    lines = [
+        max(len(works), len(_variants(done, panel)) / 4)
+        for works, panel in zip(names, panels, strict=True)
+    ]
+    figure = Figure(figsize=(10.0, 1.4 + sum(0.75 * n + 0.6 for n in lines)), layout="constrained")
+    grid: Any = figure.subplots(
+        len(panels), 1, squeeze=False, height_ratios=[n + 0.5 for n in lines], sharex=True
     )
+    for axes, panel, works in zip(grid[:, 0], panels, names, strict=True):
+        _draw_panel(axes, [row for row in done if _panel(row) == panel], works)
+        axes.set_title(f"{panel[1]}, {panel[0]}", fontsize=11)
+    grid[-1, 0].set_xlabel("time over that of its calls of f alone; 1 is the floor")
     _save(figure, path, facts)
     return True
+
+
+def _draw_panel(axes: Any, rows: Sequence[Row], works: Sequence[str]) -> None:
+    """Draw one line of points a work, those of different variants one below the other."""
+    variants = _variants(rows, _panel(rows[0]))
+    for place, (peer, variant) in enumerate(variants):
+        points = [row for row in rows if (row["peer"], row["variant"]) == (peer, variant)]
+        shift = _SPREAD * ((place + 0.5) / len(variants) - 0.5)
+        rank = [v for p, v in variants if p == peer].index(variant)
+        axes.plot(
+            [row["over_floor"] for row in points],
+            [works.index(row["summary"]) + shift for row in points],
+            _MARKERS[rank],
+            color=_COLOURS.get(peer, "#7f7f7f"),
+            ms=6,
+            mec="white",
+            mew=0.5,
+            label=f"{peer} {variant}",
+        )
+    for place in range(1, len(works)):
+        axes.axhline(place - 0.5, color="#e6e6e6", lw=0.8, zorder=0)
+    axes.set(xscale="log", ylim=(len(works) - 0.5, -0.5))
+    axes.set_yticks(range(len(works)), [textwrap.fill(name, _LABEL) for name in works])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.axvline(1.0, color="#808080", lw=1.0, zorder=1)
+    axes.grid(axis="x", color="#e6e6e6")
+    axes.tick_params(axis="y", length=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
+
+
+def _variants(rows: Sequence[Row], panel: tuple[str, str]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((r["peer"], r["variant"]) for r in rows if _panel(r) == panel))
 
 
 def draw_growth(path: Path, rows: Sequence[Row], facts: str) -> bool:

@@ -112,7 +112,7 @@ _TABLE = (
     ),
     Work(
         "van_der_pol_in_state",
-        "the same with mu in the state",
+        "Van der Pol 128x3, mu in the state",
         VanDerPolInState,
         (128, 3),
         _evenly(10.0, 20),
