@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from ode_core.cli import main
+from ode_core.errors import UnsupportedError
 from ode_core.registry import solvers
 from ode_tasks.peers import command, compare, contest
 from ode_tasks.peers.compare import Settings
 from ode_tasks.peers.contest import BACKWARD, CONTINUOUS, FORWARD, Outcome, Prepared, Variant
+from ode_tasks.peers.diffrax import Diffrax
 from ode_tasks.peers.fields import Convolution, Perceptron
 from ode_tasks.peers.plot import slopes
 from ode_tasks.peers.reference import truth
@@ -217,6 +219,12 @@ def test_what_a_peer_lacks_is_a_row(capsys):
     rows = table(capsys, "--works", "rk4_64x2", "--peers", "scipy", "--direction", "both")
     reasons = [row["reason"] for row in rows if row["peer"] == "scipy"]
     assert reasons == ["scipy has no rk4_38", "scipy has no gradients"]
+
+
+def test_what_would_take_xla_minutes_is_refused_before_it_is_tried():
+    work = replace(SMALL, field=lambda: Convolution(2), shape=(2, 2, 4, 4))
+    with pytest.raises(UnsupportedError, match="ten minutes"):
+        Diffrax().prepare(work.posed("cpu"), Variant("jit"), BACKWARD, 1)
 
 
 def line(size, seconds, peer="suite"):
