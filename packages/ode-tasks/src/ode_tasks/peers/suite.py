@@ -46,7 +46,7 @@ class Suite:
         else:
             names = ("per_sample", "shared") if work.per_sample else ("shared",)
             variants = [Variant(name, base=name == names[0]) for name in names]
-        if work.dt is None:
+        if work.dt is None and not work.grows:
             variants.insert(1, Variant(variants[0].name + _INTEGRAL))
         return variants
 
