@@ -63,6 +63,14 @@ class Solver(Protocol):
       is built but not when it is called; otherwise a cubic Hermite polynomial is used;
     - `replay(field, t0, t1, y, carry, y1) -> Step`, a differentiable step whose result is known,
       without what only step-size control needs; otherwise `step` with no tolerance;
+    - `reverse(field, t0, t1, y1, carry1) -> (y, carry)`, the step from t0 to t1 taken back, which
+      `gradient="reversible"` asks for;
+    - `pull_back(field, (t0, t1), end, grads, pull) -> (start, grads)`, the same together with the
+      gradients, and `pull_step(field, (t0, t1), start, y1, grads, pull) -> grads`, those alone from
+      a start that is known (None for a step that is to be made again): ends, starts and gradients
+      are pairs of a state and a carry, shared steps only. f is evaluated by `ode_core.replay`'s
+      `recorded`, and `pull` pulls a gradient back through what that gave. They are a quicker way to
+      what differentiating a step made again finds, and belong to the solver's class;
     - `slope(carry) -> Tensor | None`, f at the start of the step if the carry holds it, which
       saves the choice of the first step an evaluation;
     - `chooses_steps = True`, which says that a step may be as long as one likes, because the solver
