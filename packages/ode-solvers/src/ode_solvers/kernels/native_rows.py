@@ -105,7 +105,7 @@ class NativeRows(Native):
         """Return the continuous output of rows, at their thetas."""
         h, functions = self.prepare(dt, y), _functions(y.dtype)
         watched = torch.is_grad_enabled() and (theta.requires_grad or recorded(y, ks))
-        flat = theta.dtype == torch.float64 and theta.is_contiguous() and rows.is_contiguous()
+        flat = theta.dtype == torch.float64 and all(x.is_contiguous() for x in (y, theta, rows))
         if functions is None or type(h) is not RowSlopes or watched or not flat or len(ks) > MOST:
             return _CHAIN.outputs(y, dt, dense, ks, rows, theta)
         h.take(ks)
