@@ -44,8 +44,12 @@ class Dense:
 
     def weights_at(self, theta: Tensor) -> Tensor:
         """Return b_i(theta), `[n, B]` float64, of the stages that are `used`, at `[B]` thetas."""
-        powers = torch.stack([theta ** (j + 1) for j in range(self.degree)])
-        return torch.from_numpy(self.polynomials).to(theta) @ powers
+        columns = torch.from_numpy(self.polynomials).to(theta).unsqueeze(-1).unbind(1)
+        # By Horner's rule, as in C: outputs are the same to the bit.
+        total = columns[-1] * theta
+        for column in columns[-2::-1]:
+            total = (total + column) * theta
+        return total
 
     @property
     def degree(self) -> int:
