@@ -259,5 +259,5 @@ def first_steps(
 
 
 def _norms(x: Tensor, allowed: Tensor, tolerance: Tolerance) -> Numbers:
-    norms: Any = tolerance.root_mean_square(x.abs().div_(allowed))
+    norms: Any = tolerance.root_mean_square(_sizes(x).div(allowed))
     return numbers(norms)

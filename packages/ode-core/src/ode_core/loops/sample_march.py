@@ -25,6 +25,7 @@ from ode_core.numbers import (
 )
 from ode_core.rows import by_row, where
 from ode_core.solution import Status
+from ode_core.tolerance import all_finite
 
 if TYPE_CHECKING:
     from ode_core.protocols import Plan, Step
@@ -159,11 +160,11 @@ def _given(f: Evaluate, part: Part, plan: Plan, log: SampleLog) -> SampleStep:
     if plan.record_steps:
         _record(part, log, step, part.dt * math.nan)
     _move(part, step)
-    with torch.no_grad():
-        # Also in the last step: what is not finite is no result.
+    # Also in the last step: what is not finite is no result.
+    if not made.y.is_cpu or not all_finite(made.y):
         blown = numbers(~by_row(made.y.detach()).isfinite().all(1)) & part.live
-    if maybe(blown):
-        part.finish(blown, _NOT_FINITE)
+        if maybe(blown):
+            part.finish(blown, _NOT_FINITE)
     if cut is not None:
         _stop(part, accept & cut & part.live)
     _fail_of_attempts(part, plan)
