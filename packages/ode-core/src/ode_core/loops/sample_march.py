@@ -264,8 +264,7 @@ def _without_refused(
         harmless = by_row(made.y.detach()).isfinite().all(1) | tensor(accept)
     if bool(harmless.all()):
         return made
-    start = tensor(part.t)
-    still = torch.where(harmless, end, start)
+    still = torch.where(harmless, end, start := tensor(part.t))
     again = plan.solver.step(f, start, still, part.y, part.carry, part.tolerance)
     return again._replace(error=made.error)
 
