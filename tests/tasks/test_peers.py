@@ -139,17 +139,18 @@ def test_ratios_are_those_of_the_times(monkeypatch):
 
 
 def test_in_short_the_fastest_variant_of_a_peer_counts():
-    row = {"status": "ok", "summary": "a", "direction": BACKWARD, "device": "cpu"}
+    row = {"status": "ok", "summary": "a", "direction": BACKWARD, "device": "cpu", "variant": ""}
     row |= {"gradient_kind": "exact", "base": False, "times_suite_a_call": 1.5, "over_floor": 9.0}
     rows = [
         row | {"peer": "suite", "base": True, "times_suite": 1.0, "over_floor": 1.25},
-        row | {"peer": "suite", "times_suite": 1.5},
+        row | {"peer": "suite", "variant": "direct, compiled", "times_suite": 0.5},
+        row | {"peer": "suite", "variant": "symplectic", "times_suite": 1.5},
         *(row | {"peer": "other", "times_suite": ratio} for ratio in (3.0, 2.0, 4.0)),
         row | {"peer": "lost", "status": "failed"},
     ]
     assert summary(rows) == [
         {"work": "a", "passes": "forward+backward, exact, cpu", "suite × floor": 1.25,
-         "other": "2 (1.5)"}
+         "compiled × suite": 0.5, "other": "2 (1.5)"}
     ]  # fmt: skip
 
 
