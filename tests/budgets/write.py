@@ -22,7 +22,8 @@ tensor of a call counted once); fresh tensors; and values that the host reads, f
 have to wait for a GPU. An adaptive solver estimates its error and its controller judges it. The
 state is `[4, 64]` in float32, on the CPU, without gradients; what has one number a sample therefore
 adds 1/64 word, or 1/32 in float64. A native kernel is left aside: the counts are those of the torch
-operations that stand in for it.
+operations that stand in for it. What the host computes in NumPy is not counted, but what it reads
+for that is.
 
 The floor of `dopri5` is 7 operations and 40 words, one kernel for each stage and one for the error.
 [What a step of other packages costs](performance.md) was counted in the same way.

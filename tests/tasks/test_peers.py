@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from ode_core.api import solve
 from ode_core.cli import main
 from ode_core.errors import UnsupportedError
 from ode_core.registry import solvers
-from ode_tasks.peers import command, compare, contest
+from ode_tasks.peers import command, compare, contest, suite
 from ode_tasks.peers.compare import Settings
 from ode_tasks.peers.contest import BACKWARD, CONTINUOUS, FORWARD, Outcome, Prepared, Variant
 from ode_tasks.peers.diffrax import Diffrax
@@ -31,6 +32,20 @@ from ode_tasks.peers.works import WORKS, Work, chosen
 
 ONCE = Settings(rounds=1, threads=1, device="cpu")
 SMALL = Work("small", "2x3, MLP 4", lambda: Perceptron(3, 4), (2, 3), (0.0, 0.5, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def seen(monkeypatch):
+    """The options of every solve of the suite, none of which is compiled: that takes too long."""
+    options = []
+
+    def plain(*arguments, **given):
+        options.append(dict(given))
+        given.pop("compile", None)
+        return solve(*arguments, **given)
+
+    monkeypatch.setattr(suite, "solve", plain)
+    return options
 
 
 @pytest.fixture
@@ -109,32 +124,33 @@ class Clock:
 def test_ratios_are_those_of_the_times(monkeypatch):
     monkeypatch.setattr(compare, "Clock", Clock)
     rows = list(compare.compare(SMALL, FORWARD, [Suite(), Fake()], ONCE))
-    suite, _, one, two = rows
-    calls = suite["f_forward"]
-    assert suite["times_suite"] == 1.0
-    assert suite["over_floor"] == pytest.approx(2.0 / (0.1 * calls))
-    assert suite["step_overhead"] == pytest.approx((2.0 - 0.1 * calls) / suite["steps"])
+    own, _, _, one, two = rows
+    calls = own["f_forward"]
+    assert own["times_suite"] == 1.0
+    assert own["over_floor"] == pytest.approx(2.0 / (0.1 * calls))
+    assert own["step_overhead"] == pytest.approx((2.0 - 0.1 * calls) / own["steps"])
     assert one["times_suite"] == pytest.approx(3.0)
     assert one["times_suite_a_call"] == pytest.approx(3.0 * calls / 10)
     assert one["over_floor"] == pytest.approx(6.0)
     assert one["step_overhead"] == pytest.approx(5.0 / 4)
-    assert (one["compile_seconds"], suite.get("compile_seconds")) == (6.0, None)
-    assert one["error"] > 0.01 > suite["error"]
+    assert (one["compile_seconds"], own.get("compile_seconds")) == (6.0, None)
+    assert one["error"] > 0.01 > own["error"]
     assert (two["status"], two["reason"]) == ("failed", "RuntimeError: no luck")
 
 
 def test_in_short_the_fastest_variant_of_a_peer_counts():
-    row = {"status": "ok", "summary": "a", "direction": BACKWARD, "device": "cpu"}
+    row = {"status": "ok", "summary": "a", "direction": BACKWARD, "device": "cpu", "variant": ""}
     row |= {"gradient_kind": "exact", "base": False, "times_suite_a_call": 1.5, "over_floor": 9.0}
     rows = [
         row | {"peer": "suite", "base": True, "times_suite": 1.0, "over_floor": 1.25},
-        row | {"peer": "suite", "times_suite": 1.5},
+        row | {"peer": "suite", "variant": "direct, compiled", "times_suite": 0.5},
+        row | {"peer": "suite", "variant": "symplectic", "times_suite": 1.5},
         *(row | {"peer": "other", "times_suite": ratio} for ratio in (3.0, 2.0, 4.0)),
         row | {"peer": "lost", "status": "failed"},
     ]
     assert summary(rows) == [
         {"work": "a", "passes": "forward+backward, exact, cpu", "suite × floor": 1.25,
-         "other": "2 (1.5)"}
+         "compiled × suite": 0.5, "other": "2 (1.5)"}
     ]  # fmt: skip
 
 
@@ -147,6 +163,25 @@ def test_gradients_are_compared_with_their_own_kind(monkeypatch):
     assert all("times_suite" not in row for row in rows)
     bases = [v.kind for v in Suite().variants(SMALL, BACKWARD) if v.base]
     assert sorted(bases) == ["continuous", "exact"]
+
+
+def test_each_way_of_the_suite_is_asked_for_with_its_options(seen):
+    posed = SMALL.posed("cpu")
+    made = {}
+    for direction in (FORWARD, BACKWARD):
+        for variant in Suite().variants(SMALL, direction):
+            seen.clear()
+            outcome = Suite().prepare(posed, variant, direction, 1).outcome()
+            made[variant.name] = (outcome.f_forward, outcome.f_backward, seen[0])
+    assert made["shared, compiled"][2]["compile"] is True
+    assert made["direct, compiled"][2]["gradient"] == "direct"
+    assert made["shared, compiled"][:2] == made["shared"][:2]
+    assert made["shared, I controller"][2]["controller"].icoeff == 1.0
+    assert [name for name, (*_, options) in made.items() if "compile" in options] == [
+        "shared, compiled",
+        "direct, compiled",
+    ]
+    assert {options.get("gradient") for *_, options in made.values()} > {"adjoint", "symplectic"}
 
 
 def test_rounds_take_everyone_in_turn():

@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-_FIELD = "f alone"
+_FAILURES = (
+    OdeError,
+    RuntimeError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    ValueError,
+    TypeError,
+)
 
 
 @dataclass(frozen=True)
@@ -107,8 +116,8 @@ def _entered(
             outcome = prepared.outcome()
         except UnsupportedError as error:
             yield own | {"status": SKIPPED, "reason": str(error)}
-        except (OdeError, RuntimeError, AssertionError, ValueError, TypeError) as error:
-            # A peer's failure is a result; it must not end the comparison.
+        except _FAILURES as error:
+            # A failure is a result; it must not end the comparison.
             yield own | {"status": FAILED, "reason": f"{type(error).__name__}: {error}"[:300]}
         else:
             yield _Entrant(own, variant, prepared, outcome)

@@ -40,9 +40,13 @@ def prepared(
     solve: Solve,
     steps: Callable[[int], int],
     *,
-    compiles: bool = False,
+    calls: Callable[[], tuple[int, int]] | None = None,
 ) -> Prepared:
-    """Return the solve, ready to be timed; `steps` gives attempted steps from calls of f."""
+    """Return the solve, ready to be timed; `steps` gives attempted steps from calls of f.
+
+    Calls are counted, except where the solve is compiled with its field, and `calls` gives those
+    of the last one.
+    """
 
     def run() -> object:
         if direction == BACKWARD:
@@ -51,20 +55,19 @@ def prepared(
             return solve(posed.field, posed.y0)
 
     def outcome() -> Outcome:
-        counted = Counted(posed.field)
+        counted, gradient = Counted(posed.field), None
+        field = counted if calls is None else posed.field
+        marks: list[int] = []
         if direction == BACKWARD:
-            calls: list[int] = []
-            ys, gradient = differentiated(
-                posed, counted, solve, lambda: calls.append(counted.calls)
-            )
-            (forward,) = calls
+            ys, gradient = differentiated(posed, field, solve, lambda: marks.append(counted.calls))
         else:
             with torch.no_grad():
-                ys, gradient = solve(counted, posed.y0), None
-            forward = counted.calls
-        return Outcome(ys.cpu(), gradient, forward, counted.calls - forward, steps(forward))
+                ys = solve(field, posed.y0)
+        forward = marks[0] if marks else counted.calls
+        forward, backward = (forward, counted.calls - forward) if calls is None else calls()
+        return Outcome(ys.cpu(), gradient, forward, backward, steps(forward))
 
-    return Prepared(run, outcome, compiles)
+    return Prepared(run, outcome, calls is not None)
 
 
 def differentiated(

@@ -26,6 +26,7 @@ _BASES = ("direct", "adjoint")
 
 # The peers' controller, with which all take the same steps.
 _INTEGRAL = ", I controller"
+_COMPILED = ", compiled"
 
 
 class Suite:
@@ -36,7 +37,7 @@ class Suite:
     missing = ""
 
     def variants(self, work: Work, direction: str) -> Sequence[Variant]:
-        """Return steppings forwards, gradient methods backwards; the first also by I control."""
+        """Return steppings forwards, gradient methods backwards; the first in more ways."""
         if direction == BACKWARD:
             exact = {name: registry.gradients[name].exact for name in _GRADIENTS}
             variants = [
@@ -48,6 +49,8 @@ class Suite:
             variants = [Variant(name, base=name == names[0]) for name in names]
         if work.dt is None and not work.grows:
             variants.insert(1, Variant(variants[0].name + _INTEGRAL))
+        if not work.per_sample and not work.grows:
+            variants.insert(1, Variant(variants[0].name + _COMPILED))
         return variants
 
     def prepare(self, posed: Posed, variant: Variant, direction: str, threads: int) -> Prepared:
@@ -57,10 +60,13 @@ class Suite:
         options: dict[str, Any] = (
             {"dt": work.dt} if work.dt else {"rtol": work.rtol, "atol": work.atol}
         )
-        if variant.name.endswith(_INTEGRAL):
+        way, _, manner = variant.name.partition(", ")
+        options["gradient" if direction == BACKWARD else "stepping"] = way
+        compiled = f", {manner}" == _COMPILED
+        if compiled:
+            options["compile"] = True
+        elif manner:
             options["controller"] = PIDController(pcoeff=0.0, icoeff=1.0)
-        way = "gradient" if direction == BACKWARD else "stepping"
-        options[way] = variant.name.removesuffix(_INTEGRAL)
 
         def states(field: nn.Module, y0: Tensor) -> Tensor:
             solution = solve(field, y0, posed.t, solver=work.solver, **options)
@@ -68,7 +74,8 @@ class Suite:
             ys: Tensor = solution.ys
             return ys
 
-        return prepared(posed, direction, states, lambda calls: taken.steps)
+        calls = (lambda: taken.calls) if compiled else None
+        return prepared(posed, direction, states, lambda _: taken.steps, calls=calls)
 
 
 class _Taken:
@@ -77,6 +84,14 @@ class _Taken:
     stats: Stats
 
     @property
+    def calls(self) -> tuple[int, int]:
+        """Calls of f in both passes of a solve with one step size for all."""
+        forward: Any = self.stats.f_calls
+        backward: Any = self.stats.backward_f_calls
+        return forward, backward
+
+    @property
     def steps(self) -> int:
+        """Attempted steps, of the slowest sample where each has its own."""
         attempted: Any = self.stats.accepted + self.stats.rejected
         return int(attempted.max()) if isinstance(attempted, Tensor) else attempted

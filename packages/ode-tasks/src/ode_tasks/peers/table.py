@@ -40,7 +40,8 @@ def described(rows: Sequence[Row]) -> str:
     devices = ", ".join(dict.fromkeys(machine(str(row["device"])) for row in rows))
     threads = ", ".join(dict.fromkeys(f"{row['threads']} thread(s)" for row in rows))
     clocks = ", ".join(dict.fromkeys(str(row["clock"]) for row in done))
-    rounds = max((row["rounds"] for row in done), default=0)
+    counts = sorted({row["rounds"] for row in done}) or [0]
+    rounds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     names = ", ".join(f"{name} {version}" for name, version in versions().items())
     return f"{devices}; {threads}; {clocks}, medians of {rounds} rounds; {names}"
 
@@ -86,6 +87,8 @@ def summary(rows: Sequence[Row]) -> list[Row]:
         if row["peer"] == SUITE:
             if row["base"]:
                 line["suite × floor"] = row["over_floor"]
+            elif row["variant"].endswith("compiled"):
+                line["compiled × suite"] = row["times_suite"]
             continue
         ratio, a_call = row["times_suite"], row["times_suite_a_call"]
         before = line.get(row["peer"])
