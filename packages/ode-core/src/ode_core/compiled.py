@@ -206,7 +206,8 @@ def _rehearsed(plan: Plan) -> tuple[int, int]:
     """Return how often f is called; what objects work out when first asked is then there."""
     controller, tolerance = plan.controller, plan.tolerance
     if not isinstance(controller, FixedSteps) and getattr(controller, "per_sample", False):
-        controller.judge(torch.ones((), dtype=torch.float64), plan.solver.order, controller.init())
+        order = getattr(plan.solver, "error_order", plan.solver.order)
+        controller.judge(torch.ones(1, dtype=torch.float64), order, controller.init())
     return calls_of(plan.solver, tolerance)
 
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from ode_core.numbers import (
     numbers,
     smaller,
     tensor,
+    unwarned,
 )
 from ode_core.rows import along
 
@@ -240,7 +240,7 @@ def first_steps(
     t0, t1 = numbers(span[0]), numbers(span[1])
     length = abs(t1 - t0)
     # What overflows, or is no number, is replaced.
-    with torch.no_grad(), np.errstate(all="ignore"):
+    with torch.no_grad(), unwarned():
         y0, slope = y0.detach(), slope.detach()
         # One allowance serves all three norms.
         allowed = tolerance.scale(y0, y0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,10 +25,15 @@ Numbers: TypeAlias = Any
 def numbers(x: Tensor) -> Numbers:
     """Return the numbers of a tensor, detached; on the CPU in its own memory where it has some."""
     x = x.detach() if x.requires_grad else x
-    if not x.is_cpu:
+    if torch.compiler.is_compiling() or not x.is_cpu:
         return x
     # Within a transform of torch.func a tensor has no memory that NumPy could share.
     return np.array(x.tolist()) if transformed() else x.numpy()
+
+
+def unwarned() -> AbstractContextManager[Any]:
+    """Return what keeps NumPy from warning of what overflows; a compiled program has none of it."""
+    return nullcontext() if torch.compiler.is_compiling() else np.errstate(all="ignore")
 
 
 def tensor(x: Numbers) -> Tensor:
@@ -77,7 +83,7 @@ def maybe(mask: Numbers, more_than: int = 0) -> bool:
     if isinstance(mask, np.ndarray):
         # The quickest of NumPy's ways to ask.
         return bool(np.count_nonzero(mask) > more_than)
-    return not mask.is_cpu or int(mask.sum()) > more_than
+    return torch.compiler.is_compiling() or not mask.is_cpu or int(mask.sum()) > more_than
 
 
 def places(mask: Numbers) -> Numbers:
