@@ -15,6 +15,7 @@ from ode_core import ArgumentError, Event, SolveError, UnsupportedError, solve
 from ode_solvers import Adjoint, Interpolated, Reversible
 from ode_solvers.gradients.anchors import Anchors
 from ode_solvers.gradients.quadrature import _GAUSS, _KRONROD
+from ode_solvers.gradients.stages import ByStages
 from tests.problems import F64, lotka_volterra
 
 COUPLED = Reversible("dopri5")
@@ -239,14 +240,18 @@ def test_other_solvers_sums_converge_with_the_tolerance(name, norm):
 @pytest.mark.parametrize("name", ["dopri5", "rk4", "kvaerno5"])
 def test_no_stage_holds_a_copy_of_the_parameters(name, monkeypatch):
     seen = set()
-    kind = type(ode_core.solvers.create(name))
-    real = kind.step
 
-    def step(self, field, t0, t1, y, carry, tolerance):
-        seen.add(y.numel())
-        return real(self, field, t0, t1, y, carry, tolerance)
+    def watch(kind):
+        real = kind.step
 
-    monkeypatch.setattr(kind, "step", step)
+        def step(self, field, t0, t1, y, carry, tolerance):
+            seen.add(y.numel())
+            return real(self, field, t0, t1, y, carry, tolerance)
+
+        monkeypatch.setattr(kind, "step", step)
+
+    watch(type(ode_core.solvers.create(name)))
+    watch(ByStages)
     options = {"dt": 0.25} if name == "rk4" else {}
     trained("adjoint", [0.0, 1.0], solver=name, **options)
     assert seen == {4, 8}

@@ -21,8 +21,7 @@ from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
 from ode_core.replay import Replay
 from ode_solvers.gradients.anchors import Anchors, Belt, loosest
 from ode_solvers.gradients.augmented import Augmented
-from ode_solvers.gradients.backward import Backward, packed_plan, pulled, until
-from ode_solvers.gradients.quadrature import Totals
+from ode_solvers.gradients.backward import Backward, packed_plan, pulled, system, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -129,6 +128,7 @@ class Adjoint:
         replay.settle()
         if trajectory.status.failed:
             return trajectory
+        back = self._started(back, plan, trajectory)
         problem = problem.at(trajectory.times, trajectory.wanted)
         ends = until(nodes, problem.times[-1])
         tensors = watched.tensors if self.parameters is None else self.parameters
@@ -140,6 +140,14 @@ class Adjoint:
             tensors = (*tensors, problem.ts)
         trajectory.ys = attach(self.name, pull, trajectory.ys, problem.y0, tensors)
         return trajectory
+
+    def _started(self, back: Plan, plan: Plan, trajectory: Trajectory) -> Plan:
+        """Return the plan with the size that the forward solve's next step would have had."""
+        same = back.solver is plan.solver and back.tolerance is plan.tolerance
+        own = getattr(back.solver, "chooses_steps", False)
+        if trajectory.end is None or back.tolerance is None or own or not same:
+            return back
+        return replace(back, dt=trajectory.end.dt)
 
     def _plan(self, plan: Plan) -> Plan:
         """Return the plan of the backward solve; its first step is sought anew."""
@@ -219,13 +227,12 @@ class _Pull:
         problem, method, y0 = self.problem, self.method, known[-1]
         # SciPy's steps, and a plan of one's own, see the parameters' gradient in the state.
         inside = method.backward is not None or getattr(self.plan.solver, "chooses_steps", False)
-        adjoint = Augmented(again, y0, parameters if inside else (), timed=timed)
         semi = method.norm == "semi"
-        totals = None
-        if not inside:
-            totals = Totals(parameters, y0, None if semi else self.plan.tolerance)
+        adjoint, totals = system(
+            again, y0, parameters, self.plan, inside=inside, semi=semi, timed=timed
+        )
         plan = packed_plan(self.plan, adjoint, self.kept.nodes, semi=semi)
-        if method.backward is not None:
+        if method.backward is not None and isinstance(adjoint, Augmented):
             plan = method.backward(adjoint, plan, problem.times)
         belt = self._belt(y0, fixed=plan.tolerance is None)
         back = Backward(problem, plan, self.kept.nodes, method.name, belt)

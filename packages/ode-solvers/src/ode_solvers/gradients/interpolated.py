@@ -15,9 +15,7 @@ from ode_core.interpolation import interpolant
 from ode_core.loops.outputs import forward
 from ode_core.replay import Replay
 from ode_core.solution import Piece
-from ode_solvers.gradients.augmented import Augmented
-from ode_solvers.gradients.backward import Backward, packed_plan, pulled, until
-from ode_solvers.gradients.quadrature import Totals
+from ode_solvers.gradients.backward import Backward, packed_plan, pulled, system, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,9 +109,16 @@ class _Pull:
         with self.replay.again(tensors[:-1] if timed else tensors) as again:
             # SciPy's steps see the parameters' gradient in the state.
             inside = getattr(self.plan.solver, "chooses_steps", False)
-            parameters = again.tensors if inside else ()
-            adjoint = Augmented(again, y0, parameters, timed=timed, path=self._state)
-            totals = None if inside else Totals(again.tensors, y0, self.plan.tolerance)
+            adjoint, totals = system(
+                again,
+                y0,
+                again.tensors,
+                self.plan,
+                inside=inside,
+                semi=False,
+                timed=timed,
+                path=self._state,
+            )
             plan = packed_plan(self.plan, adjoint, self.nodes, semi=False)
             back = Backward(self.problem, plan, self.nodes, self.name, by_nodes=True)
             return pulled(back, adjoint, totals, (grad_ys, ys, y0), timed=timed)

@@ -1,0 +1,181 @@
+"""An explicit method on a state and its adjoint, which sums up the parameters' gradient too."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ode_core import Step
+from ode_solvers.explicit import damped
+from ode_solvers.kernels.choose import for_state
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ode_core import Tolerance
+    from ode_core.protocols import Interpolant
+    from ode_solvers.explicit import RungeKutta
+    from ode_solvers.gradients.pair import Halves, Pair, Slopes
+    from ode_solvers.gradients.totals import Totals
+    from ode_solvers.tableau import Row
+
+
+@dataclass(frozen=True, eq=False)
+class ByStages:
+    """An explicit method whose steps also sum up the parameters' gradient with its own weights.
+
+    `field` is a `Pair` everywhere and a state one of its own; both halves go through the method's
+    kernel as they are. No stage that has no weight in the sums is asked for its part of them. The
+    carry of an adaptive method are the slopes at the start of the step. `within` is the tolerance
+    of each half; steps no longer than `least` are taken whatever their error.
+    """
+
+    inner: RungeKutta
+    totals: Totals
+    within: Tolerance | None
+    least: float
+    implicit: bool = False
+    one_step: bool = True
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.inner.name
+
+    @property
+    def order(self) -> int:
+        """The method's order."""
+        return self.inner.order
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the method has an error estimate."""
+        return self.inner.adaptive
+
+    def init(self, field: Any, t: Any, y: Tensor) -> tuple[Slopes, ...]:
+        """Return the slopes at the start for an adaptive method."""
+        return (field.slopes(t, field.halves(y), wanted=True),) if self.adaptive else ()
+
+    def step(
+        self,
+        field: Any,
+        t0: Any,
+        t1: Any,
+        y: Tensor,
+        carry: tuple[Slopes, ...],
+        tolerance: Tolerance | None,
+    ) -> Step:
+        """Advance the state; the error is the largest one of the halves' and the sums'."""
+        table = self.inner.tableau
+        stages = _Stages(self, field, t1 - t0, y, controlled=tolerance is not None)
+        if carry:
+            stages.add(carry[0])
+        else:
+            stages.evaluate(t0, stages.start)
+        halves = stages.start
+        for row, node in zip(table.stage_rows, table.c[1:], strict=True):
+            halves = stages.combine(row)
+            if not self.adaptive and table.last_is_solution and stages.count == table.stages - 1:
+                break
+            # The end is t1 itself: t0 + (t1 - t0) may round beyond it.
+            stages.evaluate(t1 if node == 1.0 else t0 + node * (t1 - t0), halves)
+        error = None
+        if tolerance is not None and self.adaptive:
+            halves, error = stages.finish(halves if table.last_is_solution else None)
+        elif not table.last_is_solution:
+            halves = stages.combine(table.solution_row)
+        y1 = field.pack(*halves)
+        if not self.adaptive:
+            return Step(y1, None, (), stages.ys)
+        if not table.last_is_solution:
+            if error is not None and error > 1.0 and abs(t1 - t0) > self.least:
+                return Step(y1, error, carry, stages.ys)
+            stages.evaluate(t1, halves)
+        return Step(y1, error, (stages.latest,), stages.ys)
+
+    def slope(self, carry: tuple[Slopes, ...]) -> Tensor | None:
+        """Return the slope of both halves at the start where the carry holds it."""
+        for slopes in carry:
+            back = -slopes.a
+            return torch.stack([back] if slopes.y is None else [slopes.y, back])
+        return None
+
+    def interpolant(self, field: Pair, t0: float, t1: float, y0: Tensor, step: Step) -> Interpolant:
+        """Return the continuous output of y, as a state without its adjoint."""
+        inner = Step(step.y[0], None, (), tuple(step.dense))
+        at = self.inner.interpolant(field.field, t0, t1, y0[0], inner)
+        return lambda theta: at(theta).unsqueeze(0)
+
+
+class _Stages:
+    """The slopes of one step, seen one after the other, and what they add up to."""
+
+    def __init__(
+        self, method: ByStages, field: Pair, dt: float, state: Tensor, *, controlled: bool
+    ) -> None:
+        table = method.inner.tableau
+        self._table, self._field, self._method = table, field, method
+        self._dt = dt
+        self.start = field.halves(state)
+        kernel = method.inner.kernel
+        assert not isinstance(kernel, str)  # names have been looked up
+        self._kernel = kernel or for_state(state)
+        # a' = -a df/dy: what is pulled back goes the other way.
+        self._steps = self._kernel.prepare(dt, state[0]), self._kernel.prepare(-dt, state[0])
+        errors = [e for e in (table.b_error, table.b_error_low) if e is not None]
+        self._rows = [table.b, *(errors if controlled and method.totals.controlled else ())]
+        self.ys: list[Tensor] = []
+        self._as: list[Tensor] = []
+        self.latest: Slopes | None = None
+        method.totals.begin(len(self._rows))
+
+    @property
+    def count(self) -> int:
+        """The number of slopes so far."""
+        return len(self._as)
+
+    def evaluate(self, t: float, halves: Halves) -> None:
+        """Evaluate the field, for the sums only as far as they, or the next step, need it."""
+        table, stage = self._table, self.count
+        last = table.stages - 1 if table.last_is_solution else table.stages
+        wanted = any(self._weights()) or (self._method.adaptive and stage == last)
+        self.add(self._field.slopes(t, halves, wanted=wanted))
+
+    def add(self, slopes: Slopes) -> None:
+        """Take in the next stage's slopes."""
+        self._method.totals.take(slopes.pulled, self._weights())
+        if slopes.y is not None:
+            self.ys.append(slopes.y)
+        self._as.append(slopes.a)
+        self.latest = slopes
+
+    def combine(self, row: Row) -> Halves:
+        """Return the halves at a stage."""
+        (y, a), (ahead, back), kernel = self.start, self._steps, self._kernel
+        moved = None if y is None else kernel.combine(y, ahead, row, self.ys)
+        return moved, kernel.combine(a, back, row, self._as)
+
+    def finish(self, ends: Halves | None) -> tuple[Halves, float]:
+        """Return the new halves, which the last stage may know, and the scaled error."""
+        table, within = self._table, self._method.within
+        assert within is not None  # steps are chosen
+        solution, errors, kernel = table.solution_row, table.error_rows, self._kernel
+        (y, a), (ahead, back) = self.start, self._steps
+        y1, a1 = (None, None) if ends is None else ends
+        a1, norms = kernel.finish(a, a1, back, solution, errors, self._as, within)
+        found = [norms]
+        if y is not None:
+            y1, norms = kernel.finish(y, y1, ahead, solution, errors, self.ys, within)
+            found.append(norms)
+        if self._method.totals.controlled and all(map(math.isfinite, chain.from_iterable(found))):
+            found.append(self._method.totals.norms())
+        error: float = damped(tuple(max(row) for row in zip(*found, strict=True)))
+        return (y1, a1), error
+
+    def _weights(self) -> list[float]:
+        stage = self.count
+        return [-self._dt * row[stage] if stage < len(row) else 0.0 for row in self._rows]
