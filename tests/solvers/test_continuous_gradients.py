@@ -13,6 +13,7 @@ import torch
 import ode_core
 from ode_core import ArgumentError, Event, SolveError, UnsupportedError, solve
 from ode_solvers import Adjoint, Interpolated, Reversible
+from ode_solvers.gradients import stages
 from ode_solvers.gradients.anchors import Anchors
 from ode_solvers.gradients.quadrature import _GAUSS, _KRONROD
 from ode_solvers.gradients.stages import ByStages
@@ -202,10 +203,8 @@ def test_outputs_add_impulses_and_no_restarts(gradient):
         found, stats = trained(gradient, times, rtol=1e-6, atol=1e-6)
         calls[count] = stats.backward_f_calls
         assert off(found, trained("direct", times, rtol=1e-10, atol=1e-10)[0]) < 1e-4
-    # A step ends at every output, and with the polynomials at every node of the forward solve.
-    nodes = calls[2] if gradient.name == "interpolated" else 0.2 * calls[2]
-    assert calls[11] < 1.25 * calls[2]
-    assert calls[101] <= 7 * 101 + nodes
+    assert calls[11] < 1.35 * calls[2]
+    assert calls[101] <= 7 * 101 + 0.2 * calls[2]
     # An output that the loss does not look at is no place to stop at.
     _, ends = trained(gradient, torch.linspace(0, 5, 101), last=True, rtol=1e-6, atol=1e-6)
     assert ends.backward_f_calls <= 1.02 * calls[2]
@@ -213,8 +212,9 @@ def test_outputs_add_impulses_and_no_restarts(gradient):
 
 @pytest.mark.parametrize("name", ["dopri5", "dopri8", "bosh3", "rk4", "euler"])
 @pytest.mark.parametrize("norm", ["full", "semi"])
-def test_the_sums_are_what_the_solver_would_integrate(name, norm):
+def test_the_sums_are_what_the_solver_would_integrate(name, norm, monkeypatch):
     """The same steps with the parameters' gradient inside the state and outside of it."""
+    monkeypatch.setattr(stages, "_MARGIN", 0.0)  # the same first step
     adaptive = ode_core.solvers[name].adaptive
     options = {"rtol": 1e-6, "atol": 1e-6} if adaptive else {"dt": 0.05}
     times = [0.0, 0.4, 1.0]

@@ -67,13 +67,16 @@ class Backward:
         last = times[-1]
         state = adjoint.pack(stored[last], impulses.pop(last, torch.zeros_like(stored[last])))
         solver = self._summing(totals)
+        plan = replace(self.plan, solver=solver)
+        if isinstance(solver, ByStages) and isinstance(adjoint, Pair) and plan.dt is not None:
+            plan = replace(plan, start=solver.begin(adjoint, last, state, plan.dt))
         log = Log()
         steps = march(
             adjoint,
             state,
             last,
             self._stops(impulses, jumps),
-            replace(self.plan, solver=solver),
+            plan,
             log,
         )
         visit = _Visit(self, solver, adjoint, {t: stored[t] for t in impulses})
@@ -174,7 +177,7 @@ class _Visit:
                 )
                 state = at((t - t0) / length)
             rebuilt = self._adjoint.rebuilt(state)
-            left = rebuilt is not None and belt.left(t, rebuilt, stored)
+            left = rebuilt is not None and belt.left(t, rebuilt, stored, within=not ends)
             if left and not ends and self._chosen:
                 return Again((t - t0) / length)
             self._places.pop(0)

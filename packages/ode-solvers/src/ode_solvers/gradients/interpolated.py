@@ -75,6 +75,8 @@ class Interpolated:
         back = replace(plan, dt=None, dense=False, record_steps=False, start=None)
         if not plan.solver.adaptive:
             back = replace(back, tolerance=None)
+        elif trajectory.end is not None and not getattr(plan.solver, "chooses_steps", False):
+            back = replace(back, dt=trajectory.end.dt)
         ends = until(nodes, problem.times[-1])
         pull = _Pull(problem, back, ends, tuple(pieces), self.name, replay)
         tensors = watched.tensors
@@ -120,7 +122,7 @@ class _Pull:
                 path=self._state,
             )
             plan = packed_plan(self.plan, adjoint, self.nodes, semi=False)
-            back = Backward(self.problem, plan, self.nodes, self.name, by_nodes=True)
+            back = Backward(self.problem, plan, self.nodes, self.name, by_nodes=False)
             return pulled(back, adjoint, totals, (grad_ys, ys, y0), timed=timed)
 
     def _state(self, t: float) -> Tensor:

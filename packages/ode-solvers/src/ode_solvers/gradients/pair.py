@@ -19,9 +19,9 @@ Halves = tuple["Tensor | None", "Tensor"]
 
 
 class Slopes(NamedTuple):
-    """What one evaluation of f tells: y', None along a path; a df/dy; a df/dx for every x."""
+    """What one evaluation of f tells: y', a df/dy, and a df/dx for every x."""
 
-    y: Tensor | None
+    y: Tensor
     a: Tensor
     pulled: Pulled
 
@@ -94,12 +94,16 @@ class Pair:
         slopes = self.slopes(t, self.halves(state), wanted=False)
         return self.pack(slopes.y, -slopes.a)
 
+    def state(self, t: float, half: Tensor | None) -> Tensor:
+        """Return the state, that of the path where it is no half."""
+        if half is None:
+            assert self._path is not None  # else there is a half
+            half = self._path(t)
+        return half
+
     def slopes(self, t: float, halves: Halves, *, wanted: bool) -> Slopes:
         """Return y' and a df/dy at a state and its adjoint, and if `wanted` a df/dx."""
-        y, a = halves
-        if self._path is not None:
-            y = self._path(t)
-        assert y is not None  # there is a path, or a half
+        y, a = self.state(t, halves[0]), halves[1]
         with torch.enable_grad():
             y = y.detach().requires_grad_()
             time: float | Tensor = t
@@ -108,7 +112,7 @@ class Pair:
                 time = torch.tensor(t, dtype=torch.float64, device=y.device, requires_grad=True)
                 inputs = (*inputs, time)
             slope = self.field(time, y)
-        own = slope.detach() if self._path is None else None
+        own = slope.detach()
         if not slope.requires_grad:
             return Slopes(own, torch.zeros_like(y), ())
         found, *pulled = torch.autograd.grad(slope, inputs, a, allow_unused=True)

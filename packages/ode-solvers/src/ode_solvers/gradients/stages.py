@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ode_core import Step
+from ode_core.solution import State
 from ode_solvers.explicit import damped
 from ode_solvers.kernels.choose import for_state
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from ode_solvers.gradients.pair import Halves, Pair, Slopes
     from ode_solvers.gradients.totals import Totals
     from ode_solvers.tableau import Row
+
+# A first step that is rejected costs more than one that is somewhat too short. What is not known
+# better than a step's tenth is left to the control.
+_MARGIN, _SHORTEST = 2.0, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +44,8 @@ class ByStages:
     within: Tolerance | None
     least: float
     implicit: bool = False
-    one_step: bool = True
+    # What `begin` has evaluated is the carry of the first step.
+    one_step: bool = False
 
     @property
     def name(self) -> str:
@@ -59,6 +65,26 @@ class ByStages:
     def init(self, field: Any, t: Any, y: Tensor) -> tuple[Slopes, ...]:
         """Return the slopes at the start for an adaptive method."""
         return (field.slopes(t, field.halves(y), wanted=True),) if self.adaptive else ()
+
+    def begin(self, field: Pair, t: float, y: Tensor, dt: float) -> State:
+        """Return where the loop is to start: with a step of the forward solve's size `dt`.
+
+        It is shortened where the adjoint or the sums change more within it, in tolerances, than the
+        state does: errors fall with the power `order` of the step. A sum's integrand is a product
+        of both and moves at twice their pace.
+        """
+        (slopes,) = carry = self.init(field, t, y)
+        within, (half, a) = self.within, field.halves(y)
+        assert within is not None  # the size of given steps is no question
+        changes = [within.norm(slopes.a * dt, a, torch.add(a, slopes.a, alpha=dt))]
+        if self.totals.controlled:
+            self.totals.begin(2)
+            self.totals.take(slopes.pulled, (dt, dt))
+            changes.append(2.0 ** (self.order - 1) * self.totals.norms()[0])
+        state = field.state(t, half)
+        own, largest = within.norm(slopes.y * dt, state, state), _MARGIN * max(changes)
+        part = (own / largest) ** (1.0 / self.order) if own < largest else 1.0
+        return State(y, t, dt * max(part, _SHORTEST), carry)
 
     def step(
         self,
@@ -96,13 +122,6 @@ class ByStages:
                 return Step(y1, error, carry, stages.ys)
             stages.evaluate(t1, halves)
         return Step(y1, error, (stages.latest,), stages.ys)
-
-    def slope(self, carry: tuple[Slopes, ...]) -> Tensor | None:
-        """Return the slope of both halves at the start where the carry holds it."""
-        for slopes in carry:
-            back = -slopes.a
-            return torch.stack([back] if slopes.y is None else [slopes.y, back])
-        return None
 
     def interpolant(self, field: Pair, t0: float, t1: float, y0: Tensor, step: Step) -> Interpolant:
         """Return the continuous output of y, as a state without its adjoint."""
@@ -148,7 +167,7 @@ class _Stages:
     def add(self, slopes: Slopes) -> None:
         """Take in the next stage's slopes."""
         self._method.totals.take(slopes.pulled, self._weights())
-        if slopes.y is not None:
+        if self.start[0] is not None:
             self.ys.append(slopes.y)
         self._as.append(slopes.a)
         self.latest = slopes
