@@ -49,10 +49,11 @@ def test_van_der_pol_is_right_or_refused(mu, gradient):
 
 def test_without_the_belt_van_der_pol_is_wrong_in_silence_and_with_anchors_it_is_not():
     assert abs(van_der_pol_gradient(5, Adjoint(anchors=0))) > 1e6
-    with pytest.raises(SolveError, match="left the forward solution: at t = .* tolerances away"):
+    with pytest.raises(SolveError, match="the backward solve of gradient='adjoint'"):
         van_der_pol_gradient(5, "adjoint")
     # More anchors, and the reconstruction never strays: mu = 3 needs them.
-    with pytest.raises(SolveError, match="more anchors"):
+    away = "left the forward solution: at t = .* tolerances away.* more anchors"
+    with pytest.raises(SolveError, match=away):
         van_der_pol_gradient(3, "adjoint")
     assert van_der_pol_gradient(3, Adjoint(anchors=64)) == pytest.approx(VAN_DER_POL[3], rel=1e-3)
 

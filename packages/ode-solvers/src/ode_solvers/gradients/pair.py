@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch.autograd.graph import _engine_run_backward
 
 from ode_core import Tolerance
 
@@ -115,5 +116,8 @@ class Pair:
         own = slope.detach()
         if not slope.requires_grad:
             return Slopes(own, torch.zeros_like(y), ())
-        found, *pulled = torch.autograd.grad(slope, inputs, a, allow_unused=True)
+        # What torch.autograd.grad does, without the checks of what is known to be right here.
+        found, *pulled = _engine_run_backward(
+            (slope,), (a,), False, False, inputs, allow_unreachable=True, accumulate_grad=False
+        )
         return Slopes(own, torch.zeros_like(y) if found is None else found, pulled)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from ode_core import Step
 from ode_core.solution import State
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from ode_solvers.explicit import RungeKutta
     from ode_solvers.gradients.pair import Halves, Pair, Slopes
     from ode_solvers.gradients.totals import Totals
+    from ode_solvers.kernels.contract import Kernel
     from ode_solvers.tableau import Row
 
 # A first step that is rejected costs more than one that is somewhat too short. What is not known
@@ -74,17 +74,39 @@ class ByStages:
         of both and moves at twice their pace.
         """
         (slopes,) = carry = self.init(field, t, y)
-        within, (half, a) = self.within, field.halves(y)
-        assert within is not None  # the size of given steps is no question
-        changes = [within.norm(slopes.a * dt, a, torch.add(a, slopes.a, alpha=dt))]
+        half, a = field.halves(y)
+        changes = [self._change(a, slopes.a, dt)]
         if self.totals.controlled:
             self.totals.begin(2)
             self.totals.take(slopes.pulled, (dt, dt))
             changes.append(2.0 ** (self.order - 1) * self.totals.norms()[0])
-        state = field.state(t, half)
-        own, largest = within.norm(slopes.y * dt, state, state), _MARGIN * max(changes)
+        own = self._change(field.state(t, half), slopes.y, dt)
+        largest = _MARGIN * max(changes)
         part = (own / largest) ** (1.0 / self.order) if own < largest else 1.0
         return State(y, t, dt * max(part, _SHORTEST), carry)
+
+    def _change(self, x: Tensor, slope: Tensor, dt: float) -> float:
+        """Return the scaled norm of what a step of Euler's method would add."""
+        kernel, row = self.kernel(x), ((0, 1.0),)
+        assert self.within is not None  # the size of given steps is no question
+        _, norms = kernel.finish(x, None, kernel.prepare(dt, x), row, (row,), (slope,), self.within)
+        norm: float = norms[0]
+        return norm
+
+    def kernel(self, half: Tensor) -> Kernel:
+        """Return the kernel that both halves go through."""
+        kernel = self.inner.kernel
+        assert not isinstance(kernel, str)  # names have been looked up
+        return for_state(half) if kernel is None else kernel
+
+    @cached_property
+    def weights(self) -> tuple[tuple[tuple[float, ...], ...], ...]:
+        """What each stage adds to the sums' rows: without, and with those of their errors."""
+        table = self.inner.tableau
+        errors = [e for e in (table.b_error, table.b_error_low) if e is not None]
+        count = len(table.with_end_rows())
+        rows = [(*row, *(0.0,) * (count - len(row))) for row in (table.b, *errors)]
+        return tuple(zip(rows[0], strict=True)), tuple(zip(*rows, strict=True))
 
     def step(
         self,
@@ -105,7 +127,8 @@ class ByStages:
         halves = stages.start
         for row, node in zip(table.stage_rows, table.c[1:], strict=True):
             halves = stages.combine(row)
-            if not self.adaptive and table.last_is_solution and stages.count == table.stages - 1:
+            if row is table.stage_rows[-1] and table.last_is_solution and not self.adaptive:
+                # Without an error estimate nothing asks for the slope at the end.
                 break
             # The end is t1 itself: t0 + (t1 - t0) may round beyond it.
             stages.evaluate(t1 if node == 1.0 else t0 + node * (t1 - t0), halves)
@@ -140,33 +163,27 @@ class _Stages:
         self._table, self._field, self._method = table, field, method
         self._dt = dt
         self.start = field.halves(state)
-        kernel = method.inner.kernel
-        assert not isinstance(kernel, str)  # names have been looked up
-        self._kernel = kernel or for_state(state)
+        _, a = self.start
+        self._kernel = method.kernel(a)
         # a' = -a df/dy: what is pulled back goes the other way.
-        self._steps = self._kernel.prepare(dt, state[0]), self._kernel.prepare(-dt, state[0])
-        errors = [e for e in (table.b_error, table.b_error_low) if e is not None]
-        self._rows = [table.b, *(errors if controlled and method.totals.controlled else ())]
+        self._steps = self._kernel.prepare(dt, a), self._kernel.prepare(-dt, a)
+        self._weights = method.weights[controlled and method.totals.controlled]
         self.ys: list[Tensor] = []
         self._as: list[Tensor] = []
         self.latest: Slopes | None = None
-        method.totals.begin(len(self._rows))
-
-    @property
-    def count(self) -> int:
-        """The number of slopes so far."""
-        return len(self._as)
+        method.totals.begin(len(self._weights[0]))
 
     def evaluate(self, t: float, halves: Halves) -> None:
         """Evaluate the field, for the sums only as far as they, or the next step, need it."""
-        table, stage = self._table, self.count
-        last = table.stages - 1 if table.last_is_solution else table.stages
-        wanted = any(self._weights()) or (self._method.adaptive and stage == last)
+        stage = len(self._as)
+        carried = self._method.adaptive and stage == len(self._weights) - 1
+        wanted = carried or any(self._weights[stage])
         self.add(self._field.slopes(t, halves, wanted=wanted))
 
     def add(self, slopes: Slopes) -> None:
         """Take in the next stage's slopes."""
-        self._method.totals.take(slopes.pulled, self._weights())
+        weights = [-self._dt * weight for weight in self._weights[len(self._as)]]
+        self._method.totals.take(slopes.pulled, weights)
         if self.start[0] is not None:
             self.ys.append(slopes.y)
         self._as.append(slopes.a)
@@ -194,7 +211,3 @@ class _Stages:
             found.append(self._method.totals.norms())
         error: float = damped(tuple(max(row) for row in zip(*found, strict=True)))
         return (y1, a1), error
-
-    def _weights(self) -> list[float]:
-        stage = self.count
-        return [-self._dt * row[stage] if stage < len(row) else 0.0 for row in self._rows]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ode_core.tolerance import finite
+from ode_core import Tolerance
+from ode_solvers.kernels.choose import for_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ode_core import Tolerance
     from ode_solvers.gradients.augmented import Pulled
 
 
@@ -36,9 +37,6 @@ class Totals:
         timed: bool = False,
     ) -> None:
         self.parameters = parameters
-        self._allowed: tuple[float, float] | None = None
-        if tolerance is not None:
-            self._allowed = _middle(tolerance.rtol), _middle(tolerance.atol)
         real = state.dtype.to_real()
         places: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for place, x in enumerate(parameters):
@@ -49,7 +47,10 @@ class Totals:
             clock = torch.zeros((), dtype=torch.float64, device=state.device)
             self._clock = [_Group([len(parameters)], (*parameters, clock), torch.float64)]
         blocks = (self._clock,) if semi else (self._groups, self._clock)
-        self._blocks = [block for block in blocks if block] if self._allowed else []
+        self._blocks: list[list[_Group]] = []
+        if tolerance is not None:
+            self._tolerance = Tolerance(_middle(tolerance.rtol), _middle(tolerance.atol))
+            self._blocks = [block for block in blocks if block]
 
     @property
     def controlled(self) -> bool:
@@ -85,14 +86,11 @@ class Totals:
 
     def norms(self) -> tuple[float, ...]:
         """Return the scaled norm of each error that the last attempt has added up."""
-        if self._allowed is None:
-            return ()
-        rtol, atol = self._allowed
         found: list[tuple[float, ...]] = []
         for block in self._blocks:
-            sums = [group.squares(rtol, atol) for group in block]
+            sums = [group.squares(self._tolerance) for group in block]
             count = sum(group.total.numel() for group in block)
-            found.append(tuple(finite(sum(row) / count) for row in zip(*sums, strict=True)))
+            found.append(tuple(math.sqrt(sum(row) / count) for row in zip(*sums, strict=True)))
         return tuple(max(row) for row in zip(*found, strict=True))
 
 
@@ -116,27 +114,24 @@ class _Group:
             self.rows.append((flat, self._parts(flat)))
 
     def take(self, pulled: Pulled, weights: Sequence[float]) -> None:
-        grads = [pulled[i] for i in self._places]
+        pairs = [(at, pulled[place]) for at, place in enumerate(self._places)]
+        grads = [grad for _, grad in pairs if grad is not None]
         for (_, parts), weight in zip(self.rows, weights, strict=True):
-            if weight == 0.0:
-                continue
-            pairs = [(p, g) for p, g in zip(parts, grads, strict=True) if g is not None]
-            if pairs:
-                torch._foreach_add_([p for p, _ in pairs], [g for _, g in pairs], alpha=weight)
+            if weight != 0.0 and grads:
+                own = [parts[at] for at, grad in pairs if grad is not None]
+                torch._foreach_add_(own, grads, alpha=weight)
 
     def shares(self) -> list[tuple[int, Tensor]]:
         return list(zip(self._places, self._parts(self.total), strict=True))
 
-    def squares(self, rtol: float, atol: float) -> list[float]:
+    def squares(self, tolerance: Tolerance) -> list[float]:
         """Return the sum of squares of each scaled error."""
         (step, _), *errors = self.rows
-        largest = torch.maximum(self.total.abs(), torch.add(self.total, step).abs())
-        allowed = largest.mul_(rtol).add_(atol)
-        found = []
-        for error, _ in errors:
-            ratio = torch.div(error.abs() if error.is_complex() else error, allowed)
-            found.append(torch.dot(ratio, ratio).item())
-        return found
+        kernel, end = for_state(self.total), torch.add(self.total, step)
+        rows = [((index, 1.0),) for index in range(len(errors))]
+        h, flats = kernel.prepare(1.0, end), [flat for flat, _ in errors]
+        _, norms = kernel.finish(self.total, end, h, (), rows, flats, tolerance)
+        return [norm * norm * end.numel() for norm in norms]
 
     def _parts(self, flat: Tensor) -> list[Tensor]:
         parts, start = [], 0
