@@ -222,7 +222,9 @@ def test_the_sums_are_what_the_solver_would_integrate(name, norm, monkeypatch):
     inside = Adjoint(norm=norm, anchors=0, backward=lambda adjoint, plan, times: plan)
     a, first = trained(inside, times, solver=name, **options)
     b, second = trained(Adjoint(norm=norm, anchors=0), times, solver=name, **options)
-    assert first.backward_f_calls == second.backward_f_calls
+    # Where the solve ends or starts anew dopri8 is not asked for a slope to go on with.
+    saved = 2 if name == "dopri8" else 0
+    assert first.backward_f_calls - saved == second.backward_f_calls
     assert off(b, a) < 1e-12
 
 

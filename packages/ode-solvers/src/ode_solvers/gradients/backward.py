@@ -66,19 +66,13 @@ class Backward:
         impulses, stored = self._outputs(grad_ys, ys, still, jumps)
         last = times[-1]
         state = adjoint.pack(stored[last], impulses.pop(last, torch.zeros_like(stored[last])))
-        solver = self._summing(totals)
+        stops = self._stops(impulses, jumps)
+        solver = self._summing(totals, stops)
         plan = replace(self.plan, solver=solver)
         if isinstance(solver, ByStages) and isinstance(adjoint, Pair) and plan.dt is not None:
             plan = replace(plan, start=solver.begin(adjoint, last, state, plan.dt))
         log = Log()
-        steps = march(
-            adjoint,
-            state,
-            last,
-            self._stops(impulses, jumps),
-            plan,
-            log,
-        )
+        steps = march(adjoint, state, last, stops, plan, log)
         visit = _Visit(self, solver, adjoint, {t: stored[t] for t in impulses})
         accepted = next(steps, None)
         while accepted is not None:
@@ -98,16 +92,17 @@ class Backward:
             raise self._lost(log)
         return state
 
-    def _summing(self, totals: Totals | None) -> Solver:
+    def _summing(self, totals: Totals | None, stops: Sequence[Stop]) -> Solver:
         """Return the plan's solver, which also sums up the parameters' gradient."""
         solver, tolerance = self.plan.solver, self.plan.tolerance
         if totals is None:
             return solver
-        # The loop's own clock may round such a step up.
-        least = (1.0 + _SLIVER) * getattr(self.plan.controller, "dt_min", 0.0)
+        # On the loop's clock such a step may be somewhat longer.
+        least = 2.0 * getattr(self.plan.controller, "dt_min", 0.0)
         if _by_stages(solver):
             within = tolerance and Tolerance(tolerance.rtol, tolerance.atol)
-            return ByStages(solver, totals, within, least)
+            ends = frozenset(stop.end for stop in stops)
+            return ByStages(solver, totals, within, least, ends)
         return ByNodes(solver, totals, least)
 
     def _outputs(

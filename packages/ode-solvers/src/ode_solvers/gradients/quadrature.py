@@ -42,7 +42,7 @@ class ByNodes:
     """Any method whose steps also sum up the parameters' gradient, at nodes of their output.
 
     Gauss's nodes, or Kronrod's five around two of them where the sums' error is asked for. Steps no
-    longer than `least` are taken whatever their error.
+    longer than `least` may be taken whatever their error.
     """
 
     inner: Solver

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # A first step that is rejected costs more than one that is somewhat too short. What is not known
 # better than a step's tenth is left to the control.
 _MARGIN, _SHORTEST = 2.0, 0.1
+_EULER: Row = ((0, 1.0),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +36,16 @@ class ByStages:
 
     `field` is a `Pair` everywhere and a state one of its own; both halves go through the method's
     kernel as they are. No stage that has no weight in the sums is asked for its part of them. The
-    carry of an adaptive method are the slopes at the start of the step. `within` is the tolerance
-    of each half; steps no longer than `least` are taken whatever their error.
+    carry of an adaptive method are the slopes at the start of the step; none are made at `stops`,
+    from where the solve does not go on or starts anew. `within` is the tolerance of each half;
+    steps no longer than `least` may be taken whatever their error.
     """
 
     inner: RungeKutta
     totals: Totals
     within: Tolerance | None
     least: float
+    stops: frozenset[float]
     implicit: bool = False
     # What `begin` has evaluated is the carry of the first step.
     one_step: bool = False
@@ -118,33 +121,32 @@ class ByStages:
         tolerance: Tolerance | None,
     ) -> Step:
         """Advance the state; the error is the largest one of the halves' and the sums'."""
-        table = self.inner.tableau
-        stages = _Stages(self, field, t1 - t0, y, controlled=tolerance is not None)
+        table, goes_on = self.inner.tableau, self.adaptive and t1 not in self.stops
+        chosen = self.adaptive and tolerance is not None
+        stages = _Stages(self, field, t1 - t0, y, controlled=chosen)
         if carry:
             stages.add(carry[0])
         else:
-            stages.evaluate(t0, stages.start)
+            stages.evaluate(t0, stages.start, carried=False)
+        last = table.stages if table.last_is_solution else table.stages + 1
         halves = stages.start
-        for row, node in zip(table.stage_rows, table.c[1:], strict=True):
+        for stage, (row, node) in enumerate(zip(table.stage_rows, table.c[1:], strict=True), 2):
             halves = stages.combine(row)
-            if row is table.stage_rows[-1] and table.last_is_solution and not self.adaptive:
-                # Without an error estimate nothing asks for the slope at the end.
+            if stage == last and not goes_on and not chosen:
                 break
             # The end is t1 itself: t0 + (t1 - t0) may round beyond it.
-            stages.evaluate(t1 if node == 1.0 else t0 + node * (t1 - t0), halves)
+            t = t1 if node == 1.0 else t0 + node * (t1 - t0)
+            stages.evaluate(t, halves, carried=goes_on and stage == last)
         error = None
-        if tolerance is not None and self.adaptive:
+        if chosen:
             halves, error = stages.finish(halves if table.last_is_solution else None)
         elif not table.last_is_solution:
             halves = stages.combine(table.solution_row)
-        y1 = field.pack(*halves)
-        if not self.adaptive:
-            return Step(y1, None, (), stages.ys)
-        if not table.last_is_solution:
-            if error is not None and error > 1.0 and abs(t1 - t0) > self.least:
-                return Step(y1, error, carry, stages.ys)
-            stages.evaluate(t1, halves)
-        return Step(y1, error, (stages.latest,), stages.ys)
+        accepted = error is None or error <= 1.0 or abs(t1 - t0) <= self.least
+        if goes_on and accepted and not table.last_is_solution:
+            stages.evaluate(t1, halves, carried=True)
+        latest = (stages.latest,) if goes_on and accepted else carry
+        return Step(field.pack(*halves), error, latest, stages.ys)
 
     def interpolant(self, field: Pair, t0: float, t1: float, y0: Tensor, step: Step) -> Interpolant:
         """Return the continuous output of y, as a state without its adjoint."""
@@ -173,11 +175,9 @@ class _Stages:
         self.latest: Slopes | None = None
         method.totals.begin(len(self._weights[0]))
 
-    def evaluate(self, t: float, halves: Halves) -> None:
-        """Evaluate the field, for the sums only as far as they, or the next step, need it."""
-        stage = len(self._as)
-        carried = self._method.adaptive and stage == len(self._weights) - 1
-        wanted = carried or any(self._weights[stage])
+    def evaluate(self, t: float, halves: Halves, *, carried: bool) -> None:
+        """Evaluate the field, for the sums as far as they or, `carried`, the next step need it."""
+        wanted = carried or any(self._weights[len(self._as)])
         self.add(self._field.slopes(t, halves, wanted=wanted))
 
     def add(self, slopes: Slopes) -> None:
