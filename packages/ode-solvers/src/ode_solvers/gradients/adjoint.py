@@ -21,7 +21,7 @@ from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
 from ode_core.replay import Replay
 from ode_solvers.gradients.anchors import Anchors, Belt, loosest
 from ode_solvers.gradients.augmented import Augmented
-from ode_solvers.gradients.backward import Backward, packed_plan, pulled, system, until
+from ode_solvers.gradients.backward import Backward, following, packed_plan, pulled, system, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,8 +43,8 @@ class Adjoint:
     output, where y is set to the stored state. The parameters' gradient is the integral of
     -a df/dtheta, summed up step by step. The gradient is that of the continuous problem: it
     converges with the tolerance and can be far off with few, large steps. `solver`, `rtol` and
-    `atol` default to those of the forward solve; fixed steps, and a solver without an error
-    estimate, go back over the nodes of the forward solve.
+    `atol` default to those of the forward solve, whose last step size is then the first; fixed
+    steps, and a solver without an error estimate, go back over the nodes of the forward solve.
 
     `norm="semi"` leaves the parameters' gradient out of the error control: fewer steps.
 
@@ -128,7 +128,7 @@ class Adjoint:
         replay.settle()
         if trajectory.status.failed:
             return trajectory
-        back = self._started(back, plan, trajectory)
+        back = following(back, plan, trajectory)
         problem = problem.at(trajectory.times, trajectory.wanted)
         ends = until(nodes, problem.times[-1])
         tensors = watched.tensors if self.parameters is None else self.parameters
@@ -141,16 +141,8 @@ class Adjoint:
         trajectory.ys = attach(self.name, pull, trajectory.ys, problem.y0, tensors)
         return trajectory
 
-    def _started(self, back: Plan, plan: Plan, trajectory: Trajectory) -> Plan:
-        """Return the plan with the size that the forward solve's next step would have had."""
-        same = back.solver is plan.solver and back.tolerance is plan.tolerance
-        own = getattr(back.solver, "chooses_steps", False)
-        if trajectory.end is None or back.tolerance is None or own or not same:
-            return back
-        return replace(back, dt=trajectory.end.dt)
-
     def _plan(self, plan: Plan) -> Plan:
-        """Return the plan of the backward solve; its first step is sought anew."""
+        """Return the plan of the backward solve, without a first step."""
         own = solvers.create(self.solver) if isinstance(self.solver, str) else self.solver
         solver = plan.solver if own is None else own
         given = self.rtol is not None or self.atol is not None
@@ -235,7 +227,7 @@ class _Pull:
         if method.backward is not None and isinstance(adjoint, Augmented):
             plan = method.backward(adjoint, plan, problem.times)
         belt = self._belt(y0, fixed=plan.tolerance is None)
-        back = Backward(problem, plan, self.kept.nodes, method.name, belt)
+        back = Backward(problem, plan, method.name, belt)
         return pulled(back, adjoint, totals, known, timed=timed)
 
     def _belt(self, y0: Tensor, *, fixed: bool) -> Belt | None:

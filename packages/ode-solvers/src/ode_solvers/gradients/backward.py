@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ode_core import Plan, Solver
     from ode_core.loops.march import Accepted
     from ode_core.problem import Problem
+    from ode_core.solution import Trajectory
     from ode_solvers.gradients.anchors import Belt
     from ode_solvers.gradients.augmented import Field, Path
 
@@ -41,17 +42,13 @@ _SLIVER, _NEAR = 1e-9, 1e-6
 class Backward:
     """A backward solve from the last output to the start.
 
-    `nodes` are the ends of the forward solve's steps, from its first time to its last; `by_nodes`
-    ends chosen steps there too. Where `belt` is given the solve's own states are held against the
-    stored ones.
+    Where `belt` is given the solve's own states are held against the stored ones.
     """
 
     problem: Problem
     plan: Plan
-    nodes: tuple[float, ...]
     name: str
     belt: Belt | None = None
-    by_nodes: bool = False
 
     def run(
         self, adjoint: System, totals: Totals | None, grad_ys: Tensor, ys: Tensor, still: int
@@ -126,8 +123,7 @@ class Backward:
         """Return where the backward steps must end: impulses, the far sides of jumps, and t0."""
         start, last = self.problem.times[0], self.problem.times[-1]
         reached = {jump.end for jump in jumps} | {last}
-        kinks = self.nodes if self.by_nodes else ()
-        stops = {t: Stop(t, t) for t in (*impulses, *kinks, start) if t not in reached}
+        stops = {t: Stop(t, t) for t in (*impulses, start) if t not in reached}
         stops |= {jump.resume: Stop(jump.resume, jump.end) for jump in jumps}
         return [stops[t] for t in sorted(stops, reverse=last > start)]
 
@@ -248,6 +244,17 @@ def pulled(
         grad_ts[0] = along - grad_ts.sum()
         grads.append(grad_ts.to(problem.ts.device))
     return grad_y0 + a, grads
+
+
+def following(back: Plan, plan: Plan, trajectory: Trajectory) -> Plan:
+    """Return the plan of a backward solve with a first step such as the forward solve ended with.
+
+    Where both solves do not choose their steps alike it is sought anew.
+    """
+    alike = back.solver is plan.solver and back.tolerance is plan.tolerance is not None
+    if trajectory.end is None or not alike or getattr(back.solver, "chooses_steps", False):
+        return back
+    return replace(back, dt=trajectory.end.dt)
 
 
 def packed_plan(plan: Plan, adjoint: System, nodes: tuple[float, ...], *, semi: bool) -> Plan:

@@ -15,7 +15,7 @@ from ode_core.interpolation import interpolant
 from ode_core.loops.outputs import forward
 from ode_core.replay import Replay
 from ode_core.solution import Piece
-from ode_solvers.gradients.backward import Backward, packed_plan, pulled, system, until
+from ode_solvers.gradients.backward import Backward, following, packed_plan, pulled, system, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,10 +33,11 @@ class Interpolated:
     """Gradients from the adjoint ODE along the dense output that the forward solve has left.
 
     Backwards from t1 only a' = -a df/dy is solved, with y read from the steps' own polynomials: a
-    solution that cannot be solved backwards does no harm. Steps end where the polynomials do. The
-    parameters' gradient is summed up step by step. It converges with the tolerance of the solve,
-    whose steps and polynomials it goes by, and is not the gradient of the discrete solve. Memory:
-    the slopes of every accepted step.
+    solution that cannot be solved backwards does no harm. Its steps are chosen anew, whatever the
+    polynomials' ends; fixed ones go back over the nodes of the forward solve. The parameters'
+    gradient is summed up step by step. It converges with the tolerance of the solve, whose
+    polynomials it goes by, and is not the gradient of the discrete solve. Memory: the slopes of
+    every accepted step.
 
     Source: Hindmarsh et al., SUNDIALS, ACM TOMS 31 (2005), section 3.3 (CVODES); Daulbaev et al.,
     Interpolation technique to speed up gradients propagation in neural ODEs, NeurIPS 2020.
@@ -75,8 +76,7 @@ class Interpolated:
         back = replace(plan, dt=None, dense=False, record_steps=False, start=None)
         if not plan.solver.adaptive:
             back = replace(back, tolerance=None)
-        elif trajectory.end is not None and not getattr(plan.solver, "chooses_steps", False):
-            back = replace(back, dt=trajectory.end.dt)
+        back = following(back, plan, trajectory)
         ends = until(nodes, problem.times[-1])
         pull = _Pull(problem, back, ends, tuple(pieces), self.name, replay)
         tensors = watched.tensors
@@ -122,7 +122,7 @@ class _Pull:
                 path=self._state,
             )
             plan = packed_plan(self.plan, adjoint, self.nodes, semi=False)
-            back = Backward(self.problem, plan, self.nodes, self.name, by_nodes=False)
+            back = Backward(self.problem, plan, self.name)
             return pulled(back, adjoint, totals, (grad_ys, ys, y0), timed=timed)
 
     def _state(self, t: float) -> Tensor:
