@@ -50,7 +50,7 @@ class Adjoint:
 
     At most `anchors` accepted states are stored beside the outputs, never more than every fourth.
     Where the backward solve's state has left one of them, or the start, by more than a tolerance,
-    it is set to it; beyond 100 tolerances SolveError is raised, or with `drift="warn"`, and
+    or within a step by more than five, it is set to it; beyond 100 tolerances SolveError is raised, or with `drift="warn"`, and
     always with fixed steps, a warning is given. `anchors=0` is the plain algorithm, which looks at
     nothing.
 
