@@ -50,9 +50,9 @@ class Adjoint:
 
     At most `anchors` accepted states are stored beside the outputs, never more than every fourth.
     Where the backward solve's state has left one of them, or the start, by more than a tolerance,
-    or within a step by more than five, it is set to it; beyond 100 tolerances SolveError is raised, or with `drift="warn"`, and
-    always with fixed steps, a warning is given. `anchors=0` is the plain algorithm, which looks at
-    nothing.
+    or within a step by more than five, it is set to it; beyond 100 tolerances SolveError is raised,
+    or with `drift="warn"`, and always with fixed steps, a warning is given. `anchors=0` is the plain
+    algorithm, which looks at nothing.
 
     `parameters` are the tensors that get gradients beside y0 and the times; by default they are
     found by watching f. `backward(adjoint, plan, times)` may replace the plan of the backward solve
