@@ -77,3 +77,10 @@ def benchmark(session: nox.Session) -> None:
     """Run every task against every registered solver: nox -s benchmark -- --preset quick."""
     install_suite(session)
     session.run("ode", "benchmark", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """Time the suite beside torchdiffeq, torchode, diffrax and SciPy, installed here alone."""
+    install_suite(session, *pinned("torchdiffeq", "torchode", "diffrax", "scipy"), "jax[cpu]")
+    session.run("ode", "peers", *session.posargs, env=ONE_THREAD)

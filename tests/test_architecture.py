@@ -29,6 +29,7 @@ LONG_SIGNATURES = {
     ("steady.py", "steady_state"),
     ("tableau.py", "__init__"),
     ("adjoint.py", "odeint_adjoint"),
+    ("block.py", "__init__"),
 }
 # A Triton program has no objects to group its arguments in.
 PROGRAMS = "programs.py"

@@ -299,12 +299,21 @@ class OneError:
         return error <= 1, 0.9, memory
 
 
+class SharedSteps:
+    name, exact = "shared", True
+
+    def check(self, problem, plan):
+        raise AssertionError
+
+    solve = check
+
+
 def test_what_cannot_be_per_sample_is_refused():
     y0 = starts(2)
     with pytest.raises(ode_core.UnsupportedError, match="OneError judges one error at a time"):
         solve(vdp(1.0), y0, [0.0, 1.0], controller=OneError(), **SAMPLES)
-    with pytest.raises(ode_core.UnsupportedError, match="adjoint takes shared steps only"):
-        solve(vdp(1.0), y0, [0.0, 1.0], gradient="adjoint", **SAMPLES)
+    with pytest.raises(ode_core.UnsupportedError, match="method shared takes shared steps only"):
+        solve(vdp(1.0), y0, [0.0, 1.0], gradient=SharedSteps(), **SAMPLES)
     with pytest.raises(ArgumentError, match="is one grid for all"):
         solve(vdp(1.0), y0, [0.0, 1.0], solver="rk4", controller=FixedSteps([0, 1]), **SAMPLES)
     with pytest.raises(ArgumentError, match="dim 0 of every tensor"):

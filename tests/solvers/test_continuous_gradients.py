@@ -15,7 +15,7 @@ from ode_core import ArgumentError, Event, SolveError, UnsupportedError, solve
 from ode_solvers import Adjoint, Interpolated, Reversible
 from ode_solvers.gradients import stages
 from ode_solvers.gradients.anchors import Anchors
-from ode_solvers.gradients.quadrature import _GAUSS, _KRONROD
+from ode_solvers.gradients.quadrature import GAUSS, KRONROD
 from ode_solvers.gradients.stages import ByStages
 from tests.problems import F64, lotka_volterra
 
@@ -262,16 +262,16 @@ def test_no_stage_holds_a_copy_of_the_parameters(name, monkeypatch):
 
 def test_quadrature_rules_have_their_orders():
     for order, rule in (
-        *_GAUSS,
-        (6, [row[:2] for row in _KRONROD]),
-        (8, [row[:2] for row in _KRONROD]),
+        *GAUSS,
+        (6, [row[:2] for row in KRONROD]),
+        (8, [row[:2] for row in KRONROD]),
     ):
         for power in range(min(order, 6 if len(rule) == 3 else order)):
             assert sum(w * c**power for c, w in rule) == pytest.approx(1 / (power + 1), abs=1e-15)
-    inner = [(c, w - d) for c, w, d in _KRONROD]
+    inner = [(c, w - d) for c, w, d in KRONROD]
     for power in range(4):
         assert sum(w * c**power for c, w in inner) == pytest.approx(1 / (power + 1), abs=1e-15)
-    assert abs(sum(d * c**4 for c, _, d in _KRONROD)) > 1e-3
+    assert abs(sum(d * c**4 for c, _, d in KRONROD)) > 1e-3
 
 
 def test_the_full_norm_controls_a_parameters_gradient_that_the_state_does_not_show():

@@ -80,6 +80,22 @@ def test_jumps_and_samples_that_leave_the_batch(solver, gradient):
     assert off(found, exact) < 1e-10
 
 
+@pytest.mark.parametrize("gradient", ["checkpoint", "symplectic", "reversible", "adjoint"])
+@pytest.mark.parametrize("at", [0.0, 1.0], ids=["start", "end"])
+def test_a_jump_on_an_end_is_met_from_the_inner_side(gradient, at):
+    """Where a carry is made at the start, its gradient is that of the far side."""
+    rate = torch.tensor(2.0, dtype=F64, requires_grad=True)
+
+    def run(gradient):
+        y0 = torch.ones(2, 1, dtype=F64, requires_grad=True)
+        f = lambda t, y: torch.where(t == at, 50.0, rate)[:, None] * -y
+        ys = solve(f, y0, [0.0, 0.5, 1.0], solver="alf", dt=1 / 64, gradient=gradient,
+                   stepping="per_sample", jump_times=[at]).ys  # fmt: skip
+        return torch.autograd.grad(ys[1:].square().sum(), [y0, rate])
+
+    assert off(run(gradient), run("direct")) < (1e-3 if gradient == "adjoint" else 1e-10)
+
+
 @replayed
 def test_times_get_gradients(gradient):
     def run(gradient):

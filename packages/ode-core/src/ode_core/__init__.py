@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ode_core.api import solve
+    from ode_core.compiled import Compile
     from ode_core.control import FixedSteps, PIDController
     from ode_core.convergence import Convergence, check_convergence
     from ode_core.direct import Direct
@@ -45,13 +46,14 @@ if TYPE_CHECKING:
         solvers,
         tasks,
     )
-    from ode_core.solution import Solution, State, Stats, Status
+    from ode_core.solution import Compiled, Solution, State, Stats, Status
     from ode_core.steady import SteadyState, steady_state
     from ode_core.tolerance import Tolerance
     from ode_core.verify import Verified
 
 _EXPORTS = {
     "solve": "api",
+    "Compile": "compiled",
     "FixedSteps": "control",
     "PIDController": "control",
     "Convergence": "convergence",
@@ -90,6 +92,7 @@ _EXPORTS = {
     "register": "registry",
     "solvers": "registry",
     "tasks": "registry",
+    "Compiled": "solution",
     "Solution": "solution",
     "State": "solution",
     "Stats": "solution",
@@ -103,6 +106,8 @@ _EXPORTS = {
 __all__ = [
     "ArgumentError",
     "CommandRecord",
+    "Compile",
+    "Compiled",
     "Control",
     "Convergence",
     "DataError",

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from ode_core import registry
+from ode_core.compiled import Compile, asked_for, solve_compiled, unbatched
 from ode_core.control import FixedSteps
 from ode_core.errors import ArgumentError, SolveError
 from ode_core.events import Event, as_events, later
 from ode_core.planning import Asked, check_per_sample, make_plan
 from ode_core.problem import Given, Problem, build
-from ode_core.protocols import Controller, GradientMethod, Solver
+from ode_core.protocols import Controller, GradientMethod, Plan, Solver
 from ode_core.results import result, sample_result
 from ode_core.sample_segments import solve_samples
 from ode_core.samples import SampleProblem, build_samples
 from ode_core.segments import solve_pieces
 from ode_core.solution import Solution, State
+from ode_core.traced import traceable
 from ode_core.verify import Verified
 
 DEFAULT_SOLVER = "dopri5"
@@ -27,6 +29,7 @@ DEFAULT_GRADIENT = "direct"
 STEPPINGS = ("shared", "per_sample")
 
 
+@traceable
 def solve(
     f: Callable[..., Any],
     y0: Any,
@@ -49,6 +52,7 @@ def solve(
     time_dtype: torch.dtype | None = None,
     on_failure: str = "raise",
     verify: bool = False,
+    compile: bool | str | Compile = False,
 ) -> Solution:
     """Solve dy/dt = f(t, y), y(t[0]) = y0, and return the states at the times `t`.
 
@@ -85,6 +89,10 @@ def solve(
             per-sample steps, and NaN after the failure.
         verify: compare the gradients with those by "direct" in the first backward pass, and give a
             GradientWarning with the relative error where they differ (see Verified).
+        compile: True makes the steps of an explicit solver, with f in them, into programs of
+            torch.compile when they are first taken, and the whole solve where it can be one; "auto"
+            does where that is faster, by one measurement for each f and shape of state; or a
+            Compile. `solution.compiled` says what was done.
 
     Raises:
         ArgumentError: for an argument, or a combination of them, that cannot be used.
@@ -120,15 +128,27 @@ def solve(
     asked = Asked(controller, rtol, atol, dt, max_steps, dense, record_steps, start)
     plan = make_plan(stepper, problem, asked)
     method.check(problem, plan)  # type: ignore[arg-type]
-    if isinstance(problem, SampleProblem):
-        solution, failure = sample_result(
-            problem, plan, method, solve_samples(problem, plan, method), t
-        )
-    else:
-        solution, failure = result(problem, plan, method, solve_pieces(problem, plan, method), t)
+    solution, failure = _solved(problem, plan, method, t, asked_for(compile))
     if failure and on_failure == "raise":
         raise SolveError(failure, solution)
     return solution
+
+
+def _solved(
+    problem: Problem | SampleProblem,
+    plan: Plan,
+    method: GradientMethod,
+    t: Any,
+    programs: Compile | None,
+) -> tuple[Solution, str]:
+    if programs is not None:
+        shared = unbatched(problem)
+        whole, made = solve_compiled(programs, shared, plan, method)
+        return result(shared, plan, method, whole, t, made)
+    if isinstance(problem, SampleProblem):
+        rows = solve_samples(problem, plan, method)
+        return sample_result(problem, plan, method, rows, t)
+    return result(problem, plan, method, solve_pieces(problem, plan, method), t)
 
 
 def _check_words(on_failure: str, stepping: str) -> None:

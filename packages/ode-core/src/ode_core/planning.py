@@ -137,7 +137,7 @@ def _above_floor(
             f"rtol={rtol:.3g} is below {floor:.2g}, the least that {dtype} can hold, which is used "
             "instead; loosen it, or solve in a wider dtype",
             PrecisionWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
     # f's own rounding error is no smaller near a zero of the solution.
     short = problem.y0.dtype != dtype

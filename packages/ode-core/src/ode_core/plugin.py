@@ -25,4 +25,7 @@ def ode_commands() -> Iterator[CommandRecord]:
     yield CommandRecord(
         "check", "ode_core.testing.command:check", "Hold a solver to what the suite demands of one."
     )
+    yield CommandRecord(
+        "cost", "ode_core.testing.cost:cost", "Count what a solver's steps do besides calling f."
+    )
     yield CommandRecord("doctor", "ode_core.doctor:doctor", "Versions, devices and plugins.")

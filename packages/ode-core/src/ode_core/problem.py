@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ode_core.dtypes import real
 from ode_core.errors import ArgumentError
 from ode_core.field import Field
 from ode_core.knots import knots_of
 from ode_core.layout import Layout
 from ode_core.solution import Stats
 from ode_core.tolerance import all_finite
-from ode_core.transforms import mapped
+from ode_core.transforms import hidden, mapped
 
 if TYPE_CHECKING:
     from ode_core.events import Event
@@ -106,8 +107,6 @@ def build(
 ) -> Problem:
     """Check what the user gave; raises ArgumentError with the sentence to read."""
     check_callable(f, given.args)
-    layout, packed = Layout.of(y0)
-    dtype, packed = widened(packed)
     ts = as_times(t, "t")
     if mapped(ts):
         raise ArgumentError(
@@ -116,19 +115,37 @@ def build(
         )
     if ts.dim() != 1:
         raise ArgumentError(f"t is one-dimensional; got shape {tuple(ts.shape)}")
-    times = tuple(ts.detach().tolist())
+    jumps = _jumps(jump_times, knots_of(f, given.args))
+    return posed(f, y0, ts, given, jumps=jumps, time_dtype=time_dtype)
+
+
+def posed(
+    f: Callable[..., Any],
+    y0: Any,
+    ts: Tensor | Sequence[float],
+    given: Given,
+    *,
+    jumps: Sequence[float],
+    time_dtype: torch.dtype | None,
+    kind: type[Field] = Field,
+) -> Problem:
+    """Return the problem with times, `[T]` float64 or host floats."""
+    layout, packed = Layout.of(y0)
+    dtype, packed = widened(packed)
+    times = tuple(ts.detach().tolist() if isinstance(ts, Tensor) else ts)
     if not all(map(math.isfinite, times)):
-        require_finite(ts, "t")
+        raise ArgumentError(f"t holds values that are not finite: {list(times)[:6]}")
     if not times or not _sorted(times):
         raise ArgumentError(
             f"t has at least one time and runs one way, up or down; got {list(times)[:6]}"
         )
     clock = time_dtype_of(time_dtype, dtype)
-    field = Field(f, layout, packed, (clock, dtype), given.args)
-    every = _jumps(jump_times, knots_of(f, given.args))
-    edges = (times[0] in (known := set(every)), times[-1] in known)
-    jumps = _inside(known, times)
-    return Problem(field, packed, ts, times, jumps, edges, clock, dtype, given)
+    field = kind(f, layout, packed, (clock, dtype), given.args)
+    if not isinstance(ts, Tensor):
+        ts = torch.tensor(times, dtype=torch.float64)
+    edges = (times[0] in (known := set(jumps)), times[-1] in known)
+    within = _inside(known, times)
+    return Problem(field, packed, ts, times, within, edges, clock, dtype, given, Stats())
 
 
 def check_callable(f: Any, args: Any) -> None:
@@ -148,14 +165,14 @@ def widened(packed: Tensor) -> tuple[torch.dtype, Tensor]:
     """
     if not (packed.is_floating_point() or packed.is_complex()):
         raise ArgumentError(f"y0 is floating point or complex; got {packed.dtype}: use y0.float()")
-    if not mapped(packed) and not all_finite(packed):
+    if not hidden(packed) and not all_finite(packed):
         raise ArgumentError("y0 holds NaN or infinite values; nothing can be solved from there")
     return packed.dtype, packed.float() if packed.dtype in _SHORT else packed
 
 
 def time_dtype_of(time_dtype: torch.dtype | None, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which f receives time; raises ArgumentError unless floating point."""
-    chosen = time_dtype or dtype.to_real()
+    chosen = time_dtype or real(dtype)
     if not chosen.is_floating_point:
         raise ArgumentError(f"time_dtype is a floating-point dtype; got {chosen}")
     return chosen

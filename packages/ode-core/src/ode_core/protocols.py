@@ -74,6 +74,9 @@ class Solver(Protocol):
       are listed in `solution.switches`;
     - `error_order`, the power of the step size with which its error estimate falls, which step-size
       control goes by; otherwise `order`;
+    - `compiles = False`, which says that it looks at values within a step, as implicit solvers do
+      by default, so that torch.compile can make no program of it. Within a program times are 0-d
+      float64 tensors, and `tolerance.norm` returns one;
     - `transforms = False`, which says that it does not go through the transforms of `torch.func`;
     - `error_estimate`, a few words that say which estimate its error is;
     - `per_sample = True`, which says that it also takes per-sample steps: `init`, `step` and

@@ -17,13 +17,18 @@ from ode_core.protocols import GradientMethod, Plan
 from ode_core.sample_segments import SampleWhole
 from ode_core.samples import SampleProblem
 from ode_core.segments import Whole
-from ode_core.solution import Solution, State, Status, StepLog, step_log
+from ode_core.solution import Compiled, Solution, State, Status, StepLog, step_log
 from ode_core.tolerance import NORM
-from ode_core.transforms import mapped
+from ode_core.transforms import hidden
 
 
 def result(
-    problem: Problem, plan: Plan, method: GradientMethod, whole: Whole, t: Any
+    problem: Problem,
+    plan: Plan,
+    method: GradientMethod,
+    whole: Whole,
+    t: Any,
+    compiled: Compiled | None = None,
 ) -> tuple[Solution, str]:
     """Return the solution of a solve with shared steps, and its failure in a sentence, or ""."""
     solution = Solution(
@@ -43,6 +48,7 @@ def result(
         start=problem.y0,
         hint=whole.hint,
         switches=whole.switches,
+        compiled=compiled,
     )
     if whole.status.failed:
         stats = problem.stats
@@ -145,7 +151,7 @@ def _sample_log(whole: SampleWhole) -> StepLog:
 def _warn_if_frozen(problem: Problem, ys: Tensor) -> None:
     """Warn where so many steps were taken that each was lost in the state's rounding."""
     lost = problem.stats.accepted * torch.finfo(problem.y0.dtype).eps
-    if lost < 1e-3 or mapped(ys) or problem.times[0] == problem.times[-1]:
+    if lost < 1e-3 or hidden(ys) or problem.times[0] == problem.times[-1]:
         return
     with torch.no_grad():
         if not torch.equal(ys[-1], problem.y0):
@@ -159,5 +165,5 @@ def _warn_if_frozen(problem: Problem, ys: Tensor) -> None:
             f"change of about {change:.2g}: each step is below what {problem.y0.dtype} can "
             "hold; take larger steps, or a wider dtype",
             PrecisionWarning,
-            stacklevel=4,
+            stacklevel=6,
         )

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ode_core.dtypes import real
+
 
 def along(x: Tensor, y: Tensor) -> Tensor:
     """Return numbers `[B]` as `[B, 1, ...]` in the real dtype of `y`, `[B, ...]`, to scale it by.
 
     A step size in float64 is rounded to the state's dtype only here, where it meets the state.
     """
-    return x.to(y.dtype.to_real()).view(-1, *(1,) * (y.dim() - 1))
+    return x.to(real(y.dtype)).view((*x.shape, *(1,) * (y.dim() - x.dim())))
 
 
 def by_row(x: Tensor) -> Tensor:

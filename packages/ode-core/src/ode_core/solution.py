@@ -15,7 +15,7 @@ from ode_core.errors import ArgumentError, UnsupportedError
 from ode_core.interpolation import at_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ode_core.events import Occurrence
     from ode_core.protocols import Interpolant
@@ -102,6 +102,21 @@ class Node(NamedTuple):
     weight: float
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """What torch.compile made of a solve: `part` is "step", "solve" or "nothing".
+
+    `programs` is how many graphs have been made for it by now, this and earlier solves together.
+    Where both were tried, `seconds` says what each took, with its backward pass where there is
+    one; `reason` says why there was nothing to try.
+    """
+
+    part: str
+    programs: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+
 @dataclass(eq=False)
 class Trajectory:
     """What a gradient method hands to `solve`: states in the order of time and how they came.
@@ -176,7 +191,8 @@ class Solution:
     the event that ended the solve, `events` all that occurred, in order. `integrals` are those of
     the integrand from the start to every time, `[T, ...]`. `state` starts the next solve where
     this one ended; None after a failure. `hint` is what the solver noticed, such as that the
-    problem looks stiff, `switches` where a solver of several methods changed over.
+    problem looks stiff, `switches` where a solver of several methods changed over. `compiled` says
+    what was compiled where that was asked for.
     """
 
     ts: Tensor
@@ -195,6 +211,7 @@ class Solution:
     start: Tensor | None = None
     hint: str = ""
     switches: tuple[Switch, ...] = ()
+    compiled: Compiled | None = None
 
     def interpolate(self, t: float | Tensor | Sequence[float]) -> Any:
         """Return the solution at times within the solve: `[...]` at a number, `[n, ...]` at `[n]`.

@@ -20,3 +20,8 @@ def mapped(x: Tensor) -> bool:
             return True
         x = torch._C._functorch.get_unwrapped(x)
     return False
+
+
+def hidden(x: Tensor) -> bool:
+    """Return whether a tensor's values cannot be looked at: under `vmap`, or in torch.compile."""
+    return torch.compiler.is_compiling() or mapped(x)

@@ -14,15 +14,16 @@ from torch.utils import _pytree as pytree
 from ode_core import ArgumentError, Verified, gradients, solve, solvers
 
 if TYPE_CHECKING:
-    from ode_core import GradientMethod, Solver, Stats
+    from ode_core import Compile, Compiled, GradientMethod, Solver, Stats
 
 
 class ODEBlock(nn.Module):
     """The flow of a vector field from the first of its times to the others.
 
     `field(t, y) -> dy/dt` is a module or any callable. `t` are two times or more, in one
-    direction; solver, gradient, tolerances, `dt` and stepping are those of `ode_core.solve`.
-    `stats` says what the last call cost, None before it; it is no part of the state dict. With
+    direction; solver, gradient, tolerances, `dt`, stepping and `compile` are those of
+    `ode_core.solve`. `stats` says what the last call cost, `compiled` what of it was compiled, None
+    before it; they are no part of the state dict. With
     `verify` the first backward pass is compared with that by `direct` (`ode_core.Verified`).
 
     Raises ArgumentError for times that cannot be solved over and for settings that do not go
@@ -41,6 +42,7 @@ class ODEBlock(nn.Module):
         dt: float | None = None,
         stepping: str = "shared",
         verify: bool = False,
+        compile: bool | str | Compile = False,
     ) -> None:
         super().__init__()
         if stepping not in ("shared", "per_sample"):
@@ -61,6 +63,9 @@ class ODEBlock(nn.Module):
         self.atol = atol
         self.dt = dt
         self.stepping = stepping
+        # `compile` is a method of every module.
+        self.compiling = compile
+        self.compiled: Compiled | None = None
         self.stats: Stats | None = None
 
     def forward(self, y0: Any) -> Any:
@@ -78,8 +83,9 @@ class ODEBlock(nn.Module):
             atol=self.atol,
             dt=self.dt,
             stepping=self.stepping,
+            compile=self.compiling,
         )
-        self.stats = solution.stats
+        self.stats, self.compiled = solution.stats, solution.compiled
         if len(self.t) > 2:
             return solution.ys
         return pytree.tree_map(lambda states: states[-1], solution.ys)
@@ -94,6 +100,7 @@ class ODEBlock(nn.Module):
             "atol": self.atol,
             "dt": self.dt,
             "stepping": None if self.stepping == "shared" else self.stepping,
+            "compile": self.compiling or None,
             "verify": True if isinstance(self.gradient, Verified) else None,
         }
         return ", ".join(f"{name}={value}" for name, value in parts.items() if value is not None)

@@ -68,6 +68,7 @@ class Auto:
     adaptive: bool = field(default=True, init=False)
     implicit: bool = field(default=False, init=False)
     one_step: bool = field(default=False, init=False)
+    compiles: bool = field(default=False, init=False)
     per_sample: bool = field(default=False, init=False)
     stages: LastStages = field(init=False, repr=False)
 

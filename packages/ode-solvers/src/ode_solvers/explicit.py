@@ -13,7 +13,7 @@ from torch import Tensor
 from ode_core import ArgumentError, Step
 from ode_core.interpolation import Hermite
 from ode_core.rows import along
-from ode_solvers.kernels.choose import for_state, named
+from ode_solvers.kernels.choose import CHAIN, for_state, named
 from ode_solvers.kernels.contract import Kernel
 from ode_solvers.stiffness import LastStages, Suspicion, last_stages
 from ode_solvers.tableau import Row, Tableau, row_of
@@ -41,8 +41,16 @@ class RungeKutta:
     implicit: bool = field(default=False, init=False)
     one_step: bool = field(default=True, init=False)
     per_sample: bool = field(default=True, init=False)
+    # Rows and nodes of the stages after the first; apart the row that is the solution's.
+    _rows: tuple[tuple[tuple[Row, float], ...], Row | None] = field(
+        init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
+        rows = tuple(zip(self.tableau.stage_rows, self.tableau.c[1:], strict=True))
+        # Without an error estimate nothing asks for the slope at the end.
+        parts = (rows[:-1], rows[-1][0]) if self.tableau.last_is_solution else (rows, None)
+        object.__setattr__(self, "_rows", parts)
         if isinstance(self.kernel, str):
             object.__setattr__(self, "kernel", named(self.kernel))
         elif self.kernel is not None and not isinstance(self.kernel, Kernel):
@@ -141,7 +149,7 @@ class RungeKutta:
             ks = (*ks, field(t1, step.y))
         if table.dense is None:
             return Hermite(t1 - t0, y0, ks[0], step.y, ks[-1])
-        kernel = named("cpu")
+        kernel: Kernel = CHAIN
         h = kernel.prepare(t1 - t0, y0)
         for row, node in zip(table.dense.a, table.dense.c, strict=True):
             y = kernel.combine(y0, h, row_of(row), ks)
@@ -179,13 +187,6 @@ class RungeKutta:
             # The end is t1 itself: t0 + (t1 - t0) may round beyond it.
             ks.append(field(t1 if node == 1.0 else t0 + node * dt, state))
         return ks, None if last_row is None else kernel.combine(y, h, last_row, ks)
-
-    @cached_property
-    def _rows(self) -> tuple[tuple[tuple[Row, float], ...], Row | None]:
-        """Rows and nodes of the stages after the first; apart the row that is the solution's."""
-        rows = tuple(zip(self.tableau.stage_rows, self.tableau.c[1:], strict=True))
-        # Without an error estimate nothing asks for the slope at the end.
-        return (rows[:-1], rows[-1][0]) if self.tableau.last_is_solution else (rows, None)
 
     def _kernel(self, t: Any, y: Tensor) -> Kernel:
         if self.kernel is None:
@@ -226,7 +227,7 @@ class Polynomial:
         if theta == 1.0 or self.tableau.dense is None:
             return self.y1
         row = row_of(self.tableau.dense.weights(theta))
-        return named("cpu").combine(self.y0, self.dt, row, self.ks)
+        return CHAIN.combine(self.y0, self.dt, row, self.ks)
 
     def _rows(self, theta: Tensor) -> Tensor:
         assert self.tableau.dense is not None  # `interpolant` gives a cubic without it

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -65,6 +64,10 @@ class Tableau:
     is a second, cruder estimate with which the first is damped:
     e = e1^2 / sqrt(e1^2 + 0.01 e2^2) (Hairer, Nørsett, Wanner I, section II.10, eq. 10.17).
 
+    `last_is_solution` says whether the last stage is evaluated at the new state, so that its slope
+    serves twice; `stage_rows`, `solution_row` and `error_rows` are the stages after the first, the
+    new state's weights and the error estimates' without their zeros.
+
     Raises ArgumentError that names the row, or the condition, which fails.
     """
 
@@ -79,6 +82,10 @@ class Tableau:
     source: str
     error_estimate: str
     estimate_order: int
+    last_is_solution: bool = field(init=False, repr=False, compare=False)
+    stage_rows: tuple[Row, ...] = field(init=False, repr=False, compare=False)
+    solution_row: Row = field(init=False, repr=False, compare=False)
+    error_rows: tuple[Row, ...] = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -103,7 +110,7 @@ class Tableau:
             )
         rows = tuple(self._row(row, index, name, stages) for index, row in enumerate(a))
         estimate = error_estimate or f"embedded error estimate of {name}"
-        for field, value in (
+        for part, value in (
             ("name", name),
             ("order", order),
             ("a", rows),
@@ -115,7 +122,8 @@ class Tableau:
             ("source", source),
             ("error_estimate", estimate),
         ):
-            object.__setattr__(self, field, value)
+            object.__setattr__(self, part, value)
+        self._derive()
         embedded = order - 1 if error_order is None else error_order
         # Damped by a second one, an estimate is as good as the method.
         local = order if b_error_low is not None else min(order, embedded) + 1
@@ -123,6 +131,21 @@ class Tableau:
         self._verify(embedded)
         if b_error_low is not None and self.b_error_low is not None:
             self._verify_error(self.b_error_low, b_error_low[1])
+
+    def _derive(self) -> None:
+        # Once and here: torch.compile cannot trace what is worked out when it is first asked for.
+        errors = [e for e in (self.b_error, self.b_error_low) if e is not None]
+        for name, value in (
+            ("last_is_solution", self._ends_in_solution()),
+            ("stage_rows", tuple(row_of(row) for row in self.a[1:])),
+            ("solution_row", row_of(self.b)),
+            ("error_rows", tuple(row_of(error) for error in errors)),
+        ):
+            object.__setattr__(self, name, value)
+
+    def _ends_in_solution(self) -> bool:
+        last = self.a[-1] + (0.0,)
+        return self.stages > 1 and self.c[-1] == 1.0 and last == self.b
 
     @staticmethod
     def _row(row: Sequence[Number], index: int, name: str, stages: int) -> tuple[float, ...]:
@@ -139,27 +162,6 @@ class Tableau:
     def stages(self) -> int:
         """The number of stages of a step, the slope at its end not counted."""
         return len(self.b)
-
-    @cached_property
-    def last_is_solution(self) -> bool:
-        """Whether the last stage is evaluated at the new state, so that its slope serves twice."""
-        last = self.a[-1] + (0.0,)
-        return self.stages > 1 and self.c[-1] == 1.0 and last == self.b
-
-    @cached_property
-    def stage_rows(self) -> tuple[Row, ...]:
-        """The rows of the stages after the first, without their zeros."""
-        return tuple(row_of(row) for row in self.a[1:])
-
-    @cached_property
-    def solution_row(self) -> Row:
-        """The weights of the new state, without their zeros."""
-        return row_of(self.b)
-
-    @cached_property
-    def error_rows(self) -> tuple[Row, ...]:
-        """The weights of the error estimates, without their zeros; empty where there is none."""
-        return tuple(row_of(e) for e in (self.b_error, self.b_error_low) if e is not None)
 
     def _verify(self, error_order: int) -> None:
         for index, (row, node) in enumerate(zip(self.a, self.c, strict=True)):

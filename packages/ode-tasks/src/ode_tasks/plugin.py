@@ -85,5 +85,10 @@ def ode_commands() -> Iterable[CommandRecord]:
         "Compare every gradient method through every solver with the exact gradient.",
     )
     yield CommandRecord(
+        "peers",
+        "ode_tasks.peers.command:peers",
+        "Time the suite beside torchdiffeq, torchode, diffrax and SciPy on the same work.",
+    )
+    yield CommandRecord(
         "report", "ode_tasks.report.command:report", "Write tables and plots of stored results."
     )

@@ -12,7 +12,7 @@ import torch
 from ode_core.control import FixedSteps, first_step
 from ode_core.solution import Stats, Status
 from ode_core.tolerance import all_finite
-from ode_core.transforms import mapped
+from ode_core.transforms import hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -128,7 +128,7 @@ def _given(
         y = step.y if sent is None else sent
         t, fresh = resume, sent is not None or resume != t1
         carry = solver.init(f, t, y) if fresh and t1 != ends[-1].end else step.carry
-    if not mapped(y) and not all_finite(y):
+    if not hidden(y) and not all_finite(y):
         log.fail(Status.NOT_FINITE, t)
     return None
 

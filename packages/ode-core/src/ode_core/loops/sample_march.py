@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,16 +47,25 @@ class SampleStep:
     accepted: Tensor
 
 
+class Put(NamedTuple):
+    """Sent back: the states, `[b, ...]`, from which the rows of the mask, `[b]`, go on."""
+
+    rows: Tensor
+    y: Tensor
+
+
 def march_samples(
     f: Callable[[Any, Tensor], Tensor],
     problem: SampleProblem,
     stops: Stops,
     plan: Plan,
     log: SampleLog,
-) -> Generator[SampleStep, Tensor | None, None]:
+) -> Generator[SampleStep, Tensor | Put | None, None]:
     """Yield attempted steps until every sample has reached its end or failed.
 
-    A mask `[b]` that is sent back ends the solve of those rows at the step just made.
+    A mask `[b]` that is sent back ends the solve of those rows at the step just made. States that
+    are sent back replace those reached (an impulse, a reset): the solver starts anew from them,
+    with the step size that it had.
     """
     counted = Counted(f, problem, log)
     part = begin(counted, problem, stops, plan, log)
@@ -73,9 +82,14 @@ def march_samples(
         counted.active = (~part.done, part.rows)
         part, made = _attempt(counted, part, plan, log)
         sent = yield made
-        if sent is not None:
+        if isinstance(sent, Put):
+            part.y = where(sent.rows, sent.y, part.y)
+        elif sent is not None:
             part.done |= sent
-        _after_jumps(counted, before, part, made, plan)
+        if isinstance(sent, Put) or part.stops.end.shape[1] > 1:
+            fresh = made.accepted & (made.until != made.t1)
+            fresh = fresh | sent.rows if isinstance(sent, Put) else fresh
+            _begin_anew(counted, before, part, fresh & ~part.done, plan)
 
 
 def _attempt(f: Counted, part: Part, plan: Plan, log: SampleLog) -> tuple[Part, SampleStep]:
@@ -189,14 +203,11 @@ def _note(part: Part, log: SampleLog, failed: Tensor, code: Tensor) -> None:
     part.done |= failed
 
 
-def _after_jumps(f: Counted, before: Part, part: Part, made: SampleStep, plan: Plan) -> None:
-    """Start the solver anew where a row has passed a jump, in place."""
-    if part.stops.end.shape[1] == 1:
-        return
-    jumped = made.accepted & (made.until != made.t1) & ~part.done
-    if bool(jumped.any()):
-        f.active = (jumped, before.rows)
-        part.carry = where(jumped, plan.solver.init(f, part.t, part.y), part.carry)
+def _begin_anew(f: Counted, before: Part, part: Part, fresh: Tensor, plan: Plan) -> None:
+    """Start the solver anew where a row has passed a jump or got another state, in place."""
+    if bool(fresh.any()):
+        f.active = (fresh, before.rows)
+        part.carry = where(fresh, plan.solver.init(f, part.t, part.y), part.carry)
 
 
 def _pays(active: int, y: Tensor) -> bool:

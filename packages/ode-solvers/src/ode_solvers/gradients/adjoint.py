@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +12,7 @@ from ode_core import (
     FixedSteps,
     PIDController,
     Tolerance,
+    UnsupportedError,
     solvers,
 )
 from ode_core.attach import attach, refuse_transforms
@@ -19,9 +20,12 @@ from ode_core.capture import Watched
 from ode_core.loops.outputs import forward
 from ode_core.planning import DEFAULT_ATOL, DEFAULT_RTOL
 from ode_core.replay import Replay
+from ode_core.samples import SampleProblem
 from ode_solvers.gradients.anchors import Anchors, Belt, loosest
 from ode_solvers.gradients.augmented import Augmented
 from ode_solvers.gradients.backward import Backward, following, packed_plan, pulled, system, until
+from ode_solvers.gradients.sample_adjoint import solve_samples_adjoint
+from ode_solvers.gradients.sample_forward import refuse_what_has_no_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
     from ode_core.loops.march import Accepted
     from ode_core.problem import Problem
     from ode_core.replay import Again
-    from ode_core.solution import Trajectory
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,15 @@ class Adjoint:
     `atol` default to those of the forward solve, whose last step size is then the first; fixed
     steps, and a solver without an error estimate, go back over the nodes of the forward solve.
 
-    `norm="semi"` leaves the parameters' gradient out of the error control: fewer steps.
+    `norm="semi"` leaves the parameters' gradient out of the error control: fewer steps. With
+    per-sample steps, none of which is its own, its sums are refined within them, or not.
 
-    At most `anchors` accepted states are stored beside the outputs, never more than every fourth.
+    At most `anchors` accepted states, of every sample where steps are its own, are stored beside
+    the outputs, never more than every fourth.
     Where the backward solve's state has left one of them, or the start, by more than a tolerance,
-    or within a step by more than five, it is set to it; beyond 100 tolerances SolveError is raised,
-    or with `drift="warn"`, and always with fixed steps, a warning is given. `anchors=0` is the plain
-    algorithm, which looks at nothing.
+    within a shared step by more than five, it is set to it; beyond 100 tolerances SolveError is
+    raised, or with `drift="warn"`, and always with fixed steps, a warning is given. `anchors=0` is
+    the plain algorithm, which looks at nothing.
 
     `parameters` are the tensors that get gradients beside y0 and the times; by default they are
     found by watching f. `backward(adjoint, plan, times)` may replace the plan of the backward solve
@@ -75,6 +80,7 @@ class Adjoint:
     name: str = "adjoint"
     exact: bool = False
     differentiates_time: bool = True
+    per_sample: bool = True
 
     def __post_init__(self) -> None:
         for what, value, allowed in (
@@ -95,9 +101,10 @@ class Adjoint:
                 "drift has no effect with anchors=0, the plain algorithm; drop one of them"
             )
 
-    def check(self, problem: Problem, plan: Plan) -> None:
-        """Refuse tolerances for a backward solve with fixed steps."""
-        del problem
+    def check(self, problem: Problem | SampleProblem, plan: Plan) -> None:
+        """Refuse tolerances for a backward solve with fixed steps, and what has no row."""
+        if isinstance(problem, SampleProblem):
+            self._check_samples(problem, plan)
         given = self.rtol is not None or self.atol is not None
         if given and self._plan(plan).tolerance is None:
             raise ArgumentError(
@@ -105,8 +112,24 @@ class Adjoint:
                 "drop them, or give Adjoint an adaptive solver"
             )
 
-    def solve(self, problem: Problem, plan: Plan) -> Trajectory:
+    def _check_samples(self, problem: SampleProblem, plan: Plan) -> None:
+        refuse_what_has_no_row(problem, self.name)
+        solver = self._plan(plan).solver
+        if not getattr(solver, "per_sample", False):
+            raise UnsupportedError(
+                f"the backward solver {solver.name} takes shared steps only; give Adjoint another "
+                "solver, or drop stepping='per_sample'"
+            )
+        if self.backward is not None:
+            raise UnsupportedError(
+                "Adjoint(backward=...) replaces a backward solve with shared steps; drop it, or "
+                "stepping='per_sample'"
+            )
+
+    def solve(self, problem: Problem | SampleProblem, plan: Plan) -> Any:
         """Solve without a graph and attach the backward solve."""
+        if isinstance(problem, SampleProblem):
+            return solve_samples_adjoint(problem, plan, self._plan(plan), self)
         if not torch.is_grad_enabled():
             return forward(problem, plan)
         refuse_transforms(self.name, problem.y0)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # States kept from a short solve would cost more than they tell: its ends are known.
-_SPACING = 4
+SPACING = 4
 # In tolerances: what is set right at the end of a step, what makes a step end there, and what is
 # no longer to be trusted.
-_NEAR, _INSIDE, _FAR = 1.0, 5.0, 100.0
+NEAR, _INSIDE, FAR = 1.0, 5.0, 100.0
 # Units of rounding that add up unseen, and a tolerance that no solve comes near to.
 _ROUNDING, _FINE = 16, 1e-12
 
@@ -32,7 +32,7 @@ class Anchors:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._spacing = _SPACING
+        self._spacing = SPACING
         self._seen = 0
         self.states: dict[float, Tensor] = {}
 
@@ -93,7 +93,7 @@ class Belt:
         SolveError, or warns, beyond 100 tolerances.
         """
         away = self._tolerance.norm(rebuilt - stored, stored, stored)
-        if not away <= _FAR:
+        if not away <= FAR:
             if self._strict:
                 raise SolveError(
                     f"the backward solve of gradient='adjoint' left the forward solution: at "
@@ -105,9 +105,9 @@ class Belt:
                 # Without figures, so that a training run shows it once.
                 warnings.warn(
                     "the backward solve of gradient='adjoint' left the forward solution by more "
-                    f"than {_FAR:.0f} tolerances, so that its gradient may be far off; "
+                    f"than {FAR:.0f} tolerances, so that its gradient may be far off; "
                     f"{self._advice}",
                     GradientWarning,
                     stacklevel=2,
                 )
-        return not away <= (_INSIDE if within else _NEAR)
+        return not away <= (_INSIDE if within else NEAR)

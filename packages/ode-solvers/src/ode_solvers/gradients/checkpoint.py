@@ -17,7 +17,8 @@ from ode_solvers.gradients.rewind import (
     solve_recorded,
     with_leaves,
 )
-from ode_solvers.gradients.sample_rewind import refuse_what_has_no_row, solve_samples_recorded
+from ode_solvers.gradients.sample_forward import refuse_what_has_no_row
+from ode_solvers.gradients.sample_rewind import solve_samples_recorded
 from ode_solvers.gradients.tape import Budget
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils import _pytree as pytree
@@ -14,8 +14,11 @@ from ode_core.capture import Watched
 from ode_core.interpolation import interpolant
 from ode_core.loops.outputs import forward
 from ode_core.replay import Replay
+from ode_core.samples import SampleProblem
 from ode_core.solution import Piece
 from ode_solvers.gradients.backward import Backward, following, packed_plan, pulled, system, until
+from ode_solvers.gradients.sample_forward import refuse_what_has_no_row
+from ode_solvers.gradients.sample_interpolated import solve_samples_interpolated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from ode_core import Plan
     from ode_core.loops.march import Accepted
     from ode_core.problem import Problem
-    from ode_core.solution import Trajectory
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Interpolated:
     polynomials' ends; fixed ones go back over the nodes of the forward solve. The parameters'
     gradient is summed up step by step. It converges with the tolerance of the solve, whose
     polynomials it goes by, and is not the gradient of the discrete solve. Memory: the slopes of
-    every accepted step.
+    every accepted step, or with per-sample steps the states at as many points of it as its
+    polynomial needs.
 
     Source: Hindmarsh et al., SUNDIALS, ACM TOMS 31 (2005), section 3.3 (CVODES); Daulbaev et al.,
     Interpolation technique to speed up gradients propagation in neural ODEs, NeurIPS 2020.
@@ -46,12 +49,21 @@ class Interpolated:
     name: str = "interpolated"
     exact: bool = False
     differentiates_time: bool = True
+    per_sample: bool = True
 
-    def check(self, problem: Problem, plan: Plan) -> None:
-        """Accept every combination."""
+    def check(self, problem: Problem | SampleProblem, plan: Plan) -> None:
+        """Refuse what has no row of its own."""
+        del plan
+        if isinstance(problem, SampleProblem):
+            refuse_what_has_no_row(problem, self.name)
 
-    def solve(self, problem: Problem, plan: Plan) -> Trajectory:
+    def solve(self, problem: Problem | SampleProblem, plan: Plan) -> Any:
         """Solve without a graph, keep every step's polynomial and attach the backward solve."""
+        back = replace(plan, dt=None, dense=False, record_steps=False, start=None)
+        if not plan.solver.adaptive:
+            back = replace(back, tolerance=None)
+        if isinstance(problem, SampleProblem):
+            return solve_samples_interpolated(problem, plan, back, self.name)
         if not torch.is_grad_enabled():
             return forward(problem, plan)
         refuse_transforms(self.name, problem.y0)
@@ -73,9 +85,6 @@ class Interpolated:
             return trajectory
         problem = problem.at(trajectory.times, trajectory.wanted)
         nodes = [problem.times[0], *(piece.t1 for piece in pieces)]
-        back = replace(plan, dt=None, dense=False, record_steps=False, start=None)
-        if not plan.solver.adaptive:
-            back = replace(back, tolerance=None)
         back = following(back, plan, trajectory)
         ends = until(nodes, problem.times[-1])
         pull = _Pull(problem, back, ends, tuple(pieces), self.name, replay)

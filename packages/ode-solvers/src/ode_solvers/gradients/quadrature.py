@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ode_solvers.gradients.totals import Totals
 
 # Nodes on [0, 1] and weights of Gauss's rules, by the order that they suffice for.
-_GAUSS = (
+GAUSS = (
     (2, ((0.5, 1.0),)),
     (4, tuple((0.5 + s * math.sqrt(1 / 12), 0.5) for s in (-1, 1))),
     (99, tuple((0.5 + s * math.sqrt(0.15), w) for s, w in ((-1, 5 / 18), (0, 4 / 9), (1, 5 / 18)))),
@@ -28,7 +28,7 @@ _GAUSS = (
 # Kronrod's five nodes around Gauss's two: node, weight, and weight minus Gauss's.
 # Laurie, Mathematics of Computation 66 (1997): the outer nodes are sqrt(6/7) / 2 from the middle.
 _INNER, _OUTER = math.sqrt(1 / 12), math.sqrt(6 / 7) / 2
-_KRONROD = (
+KRONROD = (
     (0.5 - _OUTER, 49 / 495, 49 / 495),
     (0.5 - _INNER, 27 / 110, 27 / 110 - 0.5),
     (0.5, 14 / 45, 14 / 45),
@@ -99,7 +99,7 @@ class ByNodes:
             return step
         at = interpolant(self.inner, field, (t0, t1), y, step)
         controlled = tolerance is not None and self.totals.controlled
-        nodes = _KRONROD if controlled else [(c, w, 0.0) for c, w in self._nodes()]
+        nodes = KRONROD if controlled else [(c, w, 0.0) for c, w in self._nodes()]
         self.totals.begin(2 if controlled else 1)
         dt = t1 - t0
         for node, weight, difference in nodes:
@@ -116,4 +116,4 @@ class ByNodes:
         return interpolant(self.inner, field, (t0, t1), y0, step)
 
     def _nodes(self) -> tuple[tuple[float, float], ...]:
-        return next(rule for order, rule in _GAUSS if self.inner.order <= order)
+        return next(rule for order, rule in GAUSS if self.inner.order <= order)

@@ -15,7 +15,10 @@ from ode_core.interpolation import interpolant
 from ode_core.loops.march import Accepted
 from ode_core.loops.outputs import forward, state_at
 from ode_core.replay import Replay
+from ode_core.samples import SampleProblem
 from ode_solvers.coupled import Coupled
+from ode_solvers.gradients.sample_forward import refuse_what_has_no_row
+from ode_solvers.gradients.sample_reversed import solve_samples_reversed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from ode_core.problem import Problem
     from ode_core.protocols import Carry
     from ode_core.replay import Again
-    from ode_core.solution import Trajectory
 
     Gradients = list[Tensor | None]
 
@@ -58,10 +60,12 @@ class ReversibleGradient:
 
     name: str = "reversible"
     exact: bool = True
+    per_sample: bool = True
 
-    def check(self, problem: Problem, plan: Plan) -> None:
-        """Refuse a solver that cannot take a step back."""
-        del problem
+    def check(self, problem: Problem | SampleProblem, plan: Plan) -> None:
+        """Refuse a solver that cannot take a step back, and what has no row of its own."""
+        if isinstance(problem, SampleProblem):
+            refuse_what_has_no_row(problem, self.name)
         if not hasattr(plan.solver, "reverse"):
             raise UnsupportedError(
                 f"gradient='reversible' takes a solver that can take its steps back, and "
@@ -69,8 +73,10 @@ class ReversibleGradient:
                 f"solver=ode_solvers.Reversible('dopri5')"
             )
 
-    def solve(self, problem: Problem, plan: Plan) -> Trajectory:
+    def solve(self, problem: Problem | SampleProblem, plan: Plan) -> Any:
         """Solve without a graph and attach the steps backwards as the backward pass."""
+        if isinstance(problem, SampleProblem):
+            return solve_samples_reversed(problem, plan, self.name)
         if not torch.is_grad_enabled():
             return forward(problem, plan)
         refuse_transforms(self.name, problem.y0)

@@ -11,7 +11,8 @@ from torch import Tensor
 from ode_core import UnsupportedError
 from ode_core.samples import SampleProblem
 from ode_solvers.gradients.rewind import Rewind, refuse_outside_of_torch, solve_recorded
-from ode_solvers.gradients.sample_rewind import refuse_what_has_no_row, solve_samples_recorded
+from ode_solvers.gradients.sample_forward import refuse_what_has_no_row
+from ode_solvers.gradients.sample_rewind import solve_samples_recorded
 from ode_solvers.gradients.tape import Budget
 
 if TYPE_CHECKING:

@@ -56,6 +56,11 @@ class Totals:
             self._blocks = [block for block in blocks if block]
 
     @property
+    def eps(self) -> float:
+        """The rounding of the first sum."""
+        return torch.finfo(self._groups[0].total.dtype).eps
+
+    @property
     def controlled(self) -> bool:
         """Whether errors are measured."""
         return bool(self._blocks)

@@ -97,9 +97,8 @@ class ImplicitTableau(Tableau):
             )
         return values + (0.0,) * (stages - len(values))
 
-    @cached_property
-    def last_is_solution(self) -> bool:
-        """Whether the last stage is the new state: the method is stiffly accurate."""
+    def _ends_in_solution(self) -> bool:
+        # Stiffly accurate.
         return self.c[-1] == 1.0 and self.a[-1] == self.b
 
     @cached_property

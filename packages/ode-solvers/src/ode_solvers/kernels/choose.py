@@ -7,6 +7,8 @@ import importlib.util
 from functools import cache
 from typing import TYPE_CHECKING
 
+import torch
+
 from ode_core import ArgumentError, PluginError
 from ode_solvers.kernels.contract import Kernel
 from ode_solvers.kernels.cpu import Chain
@@ -16,6 +18,7 @@ from ode_solvers.kernels.reference import Reference
 if TYPE_CHECKING:
     from torch import Tensor
 
+CHAIN = Chain()
 NAMES = ("reference", "cpu", "native", "triton")
 
 
@@ -28,7 +31,7 @@ def named(name: str) -> Kernel:
     if name == "reference":
         return Reference()
     if name == "cpu":
-        return Chain()
+        return CHAIN
     if name == "native":
         if not available():
             raise PluginError("kernel='native' needs a C compiler: install gcc or clang")
@@ -44,6 +47,9 @@ def named(name: str) -> Kernel:
 
 def for_state(y: Tensor, *, shared: bool = True) -> Kernel:
     """Return the kernel for a state where none was asked for, by its device and stepping."""
+    if torch.compiler.is_compiling():
+        # The compiler fuses what it can see: plain operations.
+        return CHAIN
     if y.is_cpu:
         return _for_cpu()
     return named("triton" if y.is_cuda and shared and _has_triton() else "cpu")

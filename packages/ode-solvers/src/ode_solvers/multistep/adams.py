@@ -71,6 +71,7 @@ class Adams:
     implicit: bool = field(default=False, init=False)
     one_step: bool = field(default=False, init=False)
     per_sample: bool = field(default=True, init=False)
+    compiles: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         low = 1 + self.corrects

@@ -1,0 +1,1 @@
+"""The suite beside other solvers of differential equations, on the same work."""
