@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from ode_core import OdeError, UnsupportedError, solve
-from ode_core.capture import Capture
+from ode_core.capture import Capture, Watched
+from ode_core.field import Field
+from ode_core.layout import Layout
 from tests.problems import F64
 
 replayed = pytest.mark.parametrize("gradient", ["checkpoint", "symplectic"])
@@ -62,6 +64,60 @@ def test_a_tensor_of_a_module_that_takes_part_late_gets_its_gradient(gradient):
         return torch.autograd.grad(ys[-1].sum(), [net.held[0], *net.parameters()])
 
     assert close(run(gradient), run("direct"))
+
+
+class Hidden:
+    """Holds a tensor where nobody looks who looks for attributes."""
+
+    __slots__ = ("x",)
+
+    def __init__(self, x):
+        self.x = x
+
+
+def test_watching_ends_once_all_that_f_can_reach_has_been_seen(monkeypatch):
+    first, late = (torch.tensor(0.3, dtype=F64, requires_grad=True) for _ in range(2))
+    entered, enter = [], Capture.__enter__
+    monkeypatch.setattr(Capture, "__enter__", lambda self: (entered.append(call), enter(self))[1])
+    f = lambda t, y: first * y if t < 0.5 else (first + late) * y
+    watched = Watched(Field(f, Layout.of(ONE)[0], ONE, (F64, F64)))
+    with torch.no_grad():
+        for call in range(24):
+            watched(call / 16, ONE)
+    assert [id(x) for x in watched.tensors] == [id(first), id(late)]
+    # Every call up to that in which the late one is seen, and then every eighth.
+    assert entered == [*range(9), 16]
+
+
+@replayed
+@pytest.mark.parametrize("begins", [0.3, 0.99])
+def test_a_tensor_that_is_hidden_and_takes_part_late_is_found_or_named(gradient, begins):
+    hidden = torch.tensor(0.7, dtype=F64, requires_grad=True)
+    holder = Hidden(hidden)
+    f = lambda t, y: -y if t < begins else holder.x * y
+
+    def run(gradient):
+        y0 = torch.ones(1, dtype=F64, requires_grad=True)
+        solve(f, y0, [0.0, 1.0], solver="rk4", dt=0.05, gradient=gradient).ys.sum().backward()
+        found, hidden.grad = hidden.grad, None
+        return [y0.grad, found]
+
+    if begins < 0.5:
+        assert close(run(gradient), run("direct"))
+    else:
+        with pytest.raises(UnsupportedError, match=r"a tensor of shape \(\) takes part"):
+            run(gradient)
+
+
+@every
+@pytest.mark.parametrize("leaf", [True, False])
+def test_a_tensor_that_f_returns_as_it_is_gets_its_gradient(gradient, leaf):
+    given = torch.tensor([0.3, 0.5], dtype=F64, requires_grad=True)
+    rate = given if leaf else 2.0 * given
+    y0 = torch.ones(2, dtype=F64, requires_grad=True)
+    ys = solve(lambda t, y: rate, y0, [0.0, 1.5], gradient=gradient, solver="rk4", dt=0.5).ys
+    found = torch.autograd.grad(ys[-1].sum(), [given, y0])
+    assert close(found, [torch.full_like(given, 1.5 if leaf else 3.0), torch.ones_like(y0)])
 
 
 @replayed

@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 import ode_core
-from ode_core import FixedSteps, solve
+from ode_core import FixedSteps, SolveError, solve
 from tests.problems import (
     F64,
     Circle,
@@ -86,6 +86,10 @@ def scipy_truth(f, y0, t1):
     )
 
 
+# Their decay drives two coupled solutions apart: refused, not wrong.
+PARTING = ("lotka_volterra", "van_der_pol", "relaxation")
+
+
 @pytest.mark.parametrize("problem", FIVE)
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_adaptive_results_agree_with_scipys_dop853(name, problem):
@@ -93,7 +97,12 @@ def test_adaptive_results_agree_with_scipys_dop853(name, problem):
     tolerance = 1e-5 if ode_core.solvers[name].order < 3 else 1e-8
     truth = scipy_truth(f, y0, t1)
     start = torch.tensor(y0, dtype=F64)
-    solution = solve(f, start, [0.0, t1], solver=name, rtol=tolerance, atol=tolerance)
+    options = {"solver": name, "rtol": tolerance, "atol": tolerance}
+    if name == "reversible_dopri5" and problem in PARTING:
+        with pytest.raises(SolveError, match="stopped at"):
+            solve(f, start, [0.0, t1], **options)
+        return
+    solution = solve(f, start, [0.0, t1], **options)
     error = (solution.ys[-1] - truth).abs() / (1 + truth.abs())
     # Fehlberg's first-order formula has an error constant of 1/512, which is what his estimate
     # measures; the second-order result that is kept has an ordinary one.

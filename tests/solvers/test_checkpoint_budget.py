@@ -109,7 +109,8 @@ def test_a_multistep_solve_rejects_again_what_it_rejected():
 
     for states in (3, 10):
         found = run(Checkpoint(states=states))
-        assert found.item() == pytest.approx(run("direct").item(), rel=1e-12)
+        # After the sudden stretch gradients grow to a million times the result, and fall again.
+        assert found.item() == pytest.approx(run("direct").item(), rel=1e-9)
 
 
 def test_a_budget_with_events_and_jumps():

@@ -204,6 +204,30 @@ def test_the_whole_solve_is_taken_where_it_serves():
     solution.ys.sum().backward()
 
 
+@pytest.mark.parametrize("compile", [False, STEP, SOLVE], ids=["plain", "step", "solve"])
+def test_buffers_are_written_as_often_as_in_the_plain_solve(compile):
+    net = nn.BatchNorm1d(2)
+    with torch.no_grad():
+        solution = ode_core.solve(
+            lambda t, y: net(y), torch.randn(4, 2), [0.0, 0.5], compile=compile
+        )
+    assert net.num_batches_tracked.item() == solution.stats.f_calls
+
+
+def test_a_field_that_leaves_notes_is_compiled_step_by_step():
+    net = Net()
+
+    def f(t, y):
+        net.last = y
+        return -y
+
+    with torch.no_grad():
+        solution = ode_core.solve(f, torch.ones(2), [0.0, 0.5], compile=Compile(backend="eager"))
+        assert solution.compiled.part == "step"
+        with pytest.raises(UnsupportedError, match="could not make a program"):
+            ode_core.solve(f, torch.ones(2), [0.0, 0.5], compile=SOLVE)
+
+
 def test_the_whole_solve_fails_as_the_plain_one_does():
     def blow_up(t, y):
         return y * y

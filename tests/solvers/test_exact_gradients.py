@@ -309,6 +309,40 @@ def test_one_network_graph_at_a_time():
     assert peak("symplectic", 0.05) == pytest.approx(one)
 
 
+@pytest.mark.parametrize(
+    ("solver", "evaluations"),
+    [("euler", 1), ("rk4", 7), ("rk4_38", 7), ("dopri5", 11), ("dopri8", 23), ("alf", 1)],
+)
+def test_the_last_evaluation_of_a_step_is_made_once(solver, evaluations):
+    """Symplectic makes the others of a step twice: for their values, then for their graphs."""
+    net, y0, _ = problem(solver)
+
+    def calls(steps):
+        solution = solve(net, y0, [0.0, 1.0], solver=solver, gradient="symplectic",
+                         controller=FixedSteps(), dt=1.0 / steps)  # fmt: skip
+        solution.ys[-1].sum().backward()
+        return solution.stats.backward_f_calls
+
+    assert calls(20) - calls(10) == 10 * evaluations
+
+
+@pytest.mark.parametrize(("solver", "evaluations"), [("adams_bashforth", 1), ("adams_moulton", 2)])
+@replayed
+def test_an_adams_step_is_pulled_back_with_its_own_evaluations(gradient, solver, evaluations):
+    net, y0, _ = problem(solver)
+
+    def calls(steps):
+        solution = solve(net, y0, [0.0, 1.0], solver=solver, gradient=gradient,
+                         controller=FixedSteps(), dt=1.0 / steps)  # fmt: skip
+        solution.ys[-1].sum().backward()
+        return solution.stats.backward_f_calls
+
+    if gradient in ("checkpoint", "symplectic"):
+        assert calls(20) - calls(10) == 10 * evaluations
+    else:
+        assert calls(20) - calls(10) > 10 * evaluations, "states are made again, too"
+
+
 @pytest.mark.parametrize("solver", ["dopri5", "tsit5"])
 def test_direct_keeps_at_most_eight_buffers_a_step(solver):
     def saved(steps):

@@ -25,6 +25,7 @@ from ode_tasks.peers.reference import truth
 from ode_tasks.peers.rounds import timed
 from ode_tasks.peers.scipy import NumPy, SciPy
 from ode_tasks.peers.suite import Suite
+from ode_tasks.peers.table import summary
 from ode_tasks.peers.torchdiffeq import Torchdiffeq
 from ode_tasks.peers.works import WORKS, Work, chosen
 
@@ -120,6 +121,21 @@ def test_ratios_are_those_of_the_times(monkeypatch):
     assert (one["compile_seconds"], suite.get("compile_seconds")) == (6.0, None)
     assert one["error"] > 0.01 > suite["error"]
     assert (two["status"], two["reason"]) == ("failed", "RuntimeError: no luck")
+
+
+def test_in_short_the_fastest_variant_of_a_peer_counts():
+    row = {"status": "ok", "summary": "a", "direction": BACKWARD, "device": "cpu"}
+    row |= {"gradient_kind": "exact", "base": False, "times_suite_a_call": 1.5, "over_floor": 9.0}
+    rows = [
+        row | {"peer": "suite", "base": True, "times_suite": 1.0, "over_floor": 1.25},
+        row | {"peer": "suite", "times_suite": 1.5},
+        *(row | {"peer": "other", "times_suite": ratio} for ratio in (3.0, 2.0, 4.0)),
+        row | {"peer": "lost", "status": "failed"},
+    ]
+    assert summary(rows) == [
+        {"work": "a", "passes": "forward+backward, exact, cpu", "suite × floor": 1.25,
+         "other": "2 (1.5)"}
+    ]  # fmt: skip
 
 
 def test_gradients_are_compared_with_their_own_kind(monkeypatch):

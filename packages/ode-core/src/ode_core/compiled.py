@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,10 @@ from ode_core.transforms import transformed
 
 PARTS = ("step", "solve")
 _TRIALS = 3
+_GRADIENT = (
+    "something that f uses requires a gradient, which a program of the whole solve does not carry; "
+    "solve within torch.no_grad(), or take compile=True"
+)
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ def _not_whole(problem: Problem, plan: Plan) -> str:
 def _try(problem: Problem) -> None:
     """Evaluate f once outside of a program, where everything that it does wrong is noticed."""
     field = problem.field
-    with torch.no_grad():
+    with torch.no_grad(), _buffers_kept(problem):
         field(problem.times[0], problem.y0)
     field.forget()
     if field.draws:
@@ -221,14 +225,22 @@ def _key(asked: Compile, problem: Problem, plan: Plan) -> tuple[Any, ...]:
 
 
 def _first_that_serves(ways: Iterator[_Way], problem: Problem) -> tuple[_Way, Whole]:
+    refused: Exception | None = None
     for way in ways:
-        if way.program is None or not way.program.refused:
-            with suppress(NeedsGradientError):
+        program = way.program
+        if program is None or program.refused is None:
+            try:
                 return way, solve_pieces(problem, way.plan, way.method)
-    raise ArgumentError(
-        "something that f uses requires a gradient, which a program of the whole solve does not "
-        "carry; solve within torch.no_grad(), or take compile=True"
-    )
+            except NeedsGradientError:
+                refused = ArgumentError(_GRADIENT)
+            except UnsupportedError as error:
+                refused = error
+            if program is not None and way.part == "solve":
+                program.refused = refused
+        else:
+            refused = program.refused
+    assert refused is not None  # there is always a way to try
+    raise refused
 
 
 def _fastest(maker: _Maker) -> tuple[str, dict[str, float], str]:

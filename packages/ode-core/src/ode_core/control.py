@@ -8,10 +8,22 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ode_core.errors import ArgumentError
+from ode_core.numbers import (
+    Numbers,
+    at_least,
+    at_most,
+    choose,
+    larger,
+    maybe,
+    numbers,
+    smaller,
+    tensor,
+)
 from ode_core.rows import along
 
 if TYPE_CHECKING:
@@ -115,7 +127,8 @@ class PIDController:
         A float gives a bool and a float; errors `[B]` give `[B]` tensors.
         """
         if isinstance(error, Tensor):
-            return self._judge_rows(error, order, memory)
+            verdict, growth, kept = self.judge_numbers(numbers(error), order, memory)
+            return tensor(verdict), tensor(growth), kept
         before, earlier, rejected = memory
         accept = error <= 1.0
         if error == 0.0:
@@ -133,26 +146,32 @@ class PIDController:
         # An error of zero says nothing about the next one, and has no power.
         return True, factor, (max(error, 1e-4), before, False)
 
-    def _judge_rows(
-        self, error: Tensor, order: int, memory: PIDMemory
-    ) -> tuple[Tensor, Tensor, PIDMemory]:
-        before, earlier, rejected = (
-            torch.as_tensor(x, device=error.device).expand_as(error) for x in memory
-        )
-        accept = error <= 1.0
+    def judge_numbers(
+        self, ratio: Numbers, order: int, memory: PIDMemory
+    ) -> tuple[Numbers, Numbers, PIDMemory]:
+        """Return what `judge` does, of one error a sample."""
+        before, earlier, rejected = memory
+        accept = ratio <= 1.0
         # A zero has no power; the least positive number asks for the largest factor all the same.
-        factor = self._wanted(error.clamp(min=1e-300), before, earlier, order)
-        factor = factor.clamp(self.factor_min, self.factor_max)
-        factor = torch.where(accept, factor, factor.clamp(max=self.safety))
-        factor = torch.where(accept & rejected, factor.clamp(max=1.0), factor)
-        kept = torch.where(accept, error.clamp(min=1e-4), before)
-        return accept, factor, (kept, torch.where(accept, before, earlier), ~accept)
+        factor = self._wanted(at_least(ratio, 1e-300), before, earlier, order)
+        factor = at_most(at_least(factor, self.factor_min), self.factor_max)
+        if rejected is not False:
+            factor = choose(accept & rejected, at_most(factor, 1.0), factor)
+        kept = at_least(ratio, 1e-4)
+        refused = ~accept
+        if not maybe(refused):
+            return accept, factor, (kept, before, False)
+        factor = choose(refused, at_most(factor, self.safety), factor)
+        kept, before = choose(accept, kept, before), choose(accept, before, earlier)
+        return accept, factor, (kept, before, refused)
 
     def _wanted(self, error: Any, before: Any, earlier: Any, order: int) -> Any:
         b1, b2, b3 = self._exponents.get(order) or self._exponents_of(order)
         history = error**b1
-        if b2 or b3:
-            history = history * before**b2 * earlier**b3
+        if b2:
+            history = history * before**b2
+        if b3:
+            history = history * earlier**b3
         return self.safety / history
 
     # Needed at every step, and the same at each.
@@ -218,19 +237,27 @@ def first_steps(
     tolerance: Tolerance,
 ) -> Tensor:
     """Return the `[B]` sizes of first steps over spans of two `[B]` times, as `first_step` does."""
-    t0, t1 = span
-    length = (t1 - t0).abs()
-    norm: Any = tolerance.norm
-    with torch.no_grad():
+    t0, t1 = numbers(span[0]), numbers(span[1])
+    length = abs(t1 - t0)
+    # What overflows, or is no number, is replaced.
+    with torch.no_grad(), np.errstate(all="ignore"):
         y0, slope = y0.detach(), slope.detach()
-        d0, d1 = norm(y0, y0, y0), norm(slope, y0, y0)
-        h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
-        usable = h0.isfinite() & (h0 > 0.0)
-        h0 = torch.minimum(torch.where(usable, h0, length * 1e-6), length)
-        signed = torch.copysign(h0, t1 - t0)
-        ends = torch.where(h0 == length, t1, t0 + signed)
-        ahead = field(ends, torch.addcmul(y0, slope, along(signed, y0)))
-        largest = torch.maximum(d1, norm(ahead - slope, y0, y0) / h0)
-    h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / largest) ** (1 / order))
-    h1 = torch.where(largest.isfinite(), torch.minimum(100 * h0, h1), h0 * 1e-3)
-    return torch.where(usable, torch.minimum(h1, length), h0)
+        # One allowance serves all three norms.
+        allowed = tolerance.scale(y0, y0)
+        d0, d1 = _norms(y0, allowed, tolerance), _norms(slope, allowed, tolerance)
+        h0 = choose((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
+        usable = (h0 > 0.0) & (h0 < math.inf)
+        h0 = smaller(choose(usable, h0, length * 1e-6), length)
+        signed = choose(t1 >= t0, h0, -h0)
+        ends = tensor(choose(h0 == length, t1, t0 + signed))
+        ahead = field(ends, torch.addcmul(y0, slope, along(tensor(signed), y0)))
+        largest = larger(d1, _norms(ahead - slope, allowed, tolerance) / h0)
+        h1 = (0.01 / largest) ** (1 / order)
+        h1 = choose(largest <= 1e-15, at_least(h0 * 1e-3, 1e-6), h1)
+        h1 = choose(largest < math.inf, smaller(100 * h0, h1), h0 * 1e-3)
+        return tensor(choose(usable, smaller(h1, length), h0))
+
+
+def _norms(x: Tensor, allowed: Tensor, tolerance: Tolerance) -> Numbers:
+    norms: Any = tolerance.root_mean_square(_sizes(x).div(allowed))
+    return numbers(norms)

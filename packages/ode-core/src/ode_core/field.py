@@ -50,8 +50,11 @@ class Field:
         self.calls += 1
         # Inference tensors keep no version; nothing can be checked there.
         version = None if y.is_inference() else y._version
-        if self._direct and mode is None and type(t) is float:
-            time = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+        if self._direct and mode is None:
+            if type(t) is float:
+                time = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+            else:
+                time = self.time(t)
             out: Tensor = self.f(time, y, *self.args)
             if type(out) is not Tensor or out.dtype != self._dtype or out.shape != y.shape:
                 out = self._checked(out, y)
@@ -103,7 +106,8 @@ class Field:
     def time(self, t: float | Tensor) -> Tensor:
         """Return a time as f gets it: in its dtype, on the state's device."""
         if isinstance(t, Tensor):
-            return t.to(self._device, self._time_dtype)
+            ready = t.dtype == self._time_dtype and t.device == self._device
+            return t if ready else t.to(self._device, self._time_dtype)
         return torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
 
     def seen(self, y: Tensor) -> Tensor:

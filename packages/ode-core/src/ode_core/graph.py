@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import cache
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
 
 
-def outside(out: Tensor, inner: Iterable[Any]) -> list[Tensor]:
-    """Return the leaves that `out` depends on, other than `inner` ones and not through these."""
-    leaves, seen = set(), set()
-    for x in inner:
-        leaves.add(id(x))
-        if isinstance(x, Tensor) and x.grad_fn is not None:
-            seen.add(x.grad_fn)
-    found, waiting = [], [out.grad_fn]
+def node_of(x: Tensor) -> Node:
+    """Return the node of the graph at which the gradient of `x`, which requires one, arrives."""
+    if x.grad_fn is not None:
+        return x.grad_fn
+    return get_gradient_edge(x).node
+
+
+def outside(out: Tensor, own: tuple[Any, ...], known: Collection[Node] = ()) -> list[Tensor]:
+    """Return the leaves that `out` depends on otherwise than through `own` ones or `known` nodes.
+
+    Nodes are looked up by identity: whoever gives them holds them.
+    """
+    if out.grad_fn is None:
+        return [] if any(out is x for x in own) or node_of(out) in known else [out]
+    seen: set[Node] = {x.grad_fn for x in own if isinstance(x, Tensor) and x.grad_fn is not None}
+    found, waiting, leaf_node = [], [out.grad_fn], _leaf_node()
+    if out.grad_fn in seen or out.grad_fn in known:
+        return []
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
         after = node.next_functions
-        if after:
-            waiting += [following for following, _ in after]
-        elif type(node) is _leaf_node():
+        for following, _ in after:
+            if following is not None and following not in known and following not in seen:
+                seen.add(following)
+                waiting.append(following)
+        if not after and type(node) is leaf_node:
             leaf: Tensor = node.variable  # type: ignore[attr-defined]
-            if id(leaf) not in leaves:
+            if not any(leaf is x for x in own):
                 found.append(leaf)
     return found
 
@@ -37,9 +47,7 @@ def outside(out: Tensor, inner: Iterable[Any]) -> list[Tensor]:
 @cache
 def _leaf_node() -> type:
     with torch.enable_grad():
-        made = torch.zeros((), requires_grad=True).view(1).grad_fn
-    assert made is not None  # gradients are enabled
-    return type(made.next_functions[0][0])
+        return type(node_of(torch.zeros((), requires_grad=True)))
 
 
 def name_of(x: Tensor, f: Any) -> str:

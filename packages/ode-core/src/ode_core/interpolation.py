@@ -59,10 +59,35 @@ class Hermite:
         change = torch.sub(self.y1, self.y0)
         if isinstance(theta, Tensor):
             y = torch.addcmul(self.y0, along(rise, change), change)
-            y = torch.addcmul(y, along(first, y), self.k0)
-            return torch.addcmul(y, along(second, y), self.k1)
+            y.addcmul_(along(first, y), self.k0)
+            return y.addcmul_(along(second, y), self.k1)
         y = torch.add(self.y0, change, alpha=rise)
         return y.add_(self.k0, alpha=first).add_(self.k1, alpha=second)
+
+    def rows(self, rows: Tensor, theta: Tensor) -> Tensor:
+        """Return the states of rows, `[n]` indices of a per-sample step, at their `[n]` thetas."""
+        parts = (self.dt, self.y0, self.k0, self.y1, self.k1)
+        return Hermite(*(x[rows] for x in parts))(theta)
+
+
+def at_rows(
+    at: Interpolant, like: Tensor, rows: Tensor, theta: Tensor, turns: tuple[int, ...]
+) -> Tensor:
+    """Return the states, `[n, ...]`, of `[n]` rows of a per-sample step at their `[n]` thetas.
+
+    `like` is a state of the whole batch, `[B, ...]`. First come rows none of which comes twice,
+    then more of those, as many as `turns` says. An interpolant that has `rows(rows, theta)` is
+    asked for just that; any other is evaluated for the whole batch, once a turn.
+    """
+    own = getattr(at, "rows", None)
+    if own is not None:
+        states: Tensor = own(rows, theta)
+        return states
+    found = []
+    for some, inside in zip(rows.split(turns), theta.split(turns), strict=True):
+        whole = theta.new_ones(len(like)).index_copy_(0, some, inside)
+        found.append(at(whole).index_select(0, some))
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def at_samples(pieces: Sequence[Any], times: Tensor, start: tuple[Tensor, Tensor]) -> Tensor:

@@ -36,12 +36,12 @@ def found_in(kind: type[Kind], f: Callable[..., Any], args: tuple[Any, ...] = ()
     waiting: list[tuple[Any, int]] = [(f, 0), *((arg, 0) for arg in args)]
     while waiting:
         x, depth = waiting.pop()
-        if isinstance(x, _PLAIN) or id(x) in seen:
+        if id(x) in seen:
             continue
         seen[id(x)] = x
         if isinstance(x, kind):
             found.append(x)
-        else:
+        elif not isinstance(x, _PLAIN):
             waiting += _held_by(x, depth)
     return found
 
@@ -59,7 +59,8 @@ def _held_by(x: Any, depth: int) -> Iterator[tuple[Any, int]]:
             yield from ((value, depth) for value in (x.values() if isinstance(x, Mapping) else x))
     elif depth < 3 and hasattr(x, "__dict__"):
         if isinstance(x, nn.Module):
-            yield from ((child, depth) for child in x.children())
+            for held in (x._modules, x._parameters, x._buffers):
+                yield from ((value, depth) for value in held.values())
         for name, value in vars(x).items():
             if not (isinstance(x, nn.Module) and name.startswith("_")):
                 yield value, depth + 1

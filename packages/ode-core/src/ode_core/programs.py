@@ -48,8 +48,8 @@ class Program:
     `first` are its first arguments at every call: objects that are equal for all, but of which
     each might work something out when it is first used. `backend` is one of torch.compile's with
     its options, `calls` how often f is called at the start and in a step.
-    `made` counts the graphs that the backend was given, `refused` says that one had to be
-    differentiable and cannot be. Guards see to it that a program made for
+    `made` counts the graphs that the backend was given, `refused` is why it was found to be of no
+    use. Guards see to it that a program made for
     another f, other attributes of it, or another shape is never run in place of this one.
     """
 
@@ -65,7 +65,7 @@ class Program:
         self.calls = calls
         self._first = first
         self.made = 0
-        self.refused = False
+        self.refused: Exception | None = None
         self._backend, self._options = backend
         self._differentiable = differentiable
         # Of its own code: Dynamo keeps programs, and counts them, by code.
@@ -95,7 +95,6 @@ class Program:
             isinstance(x, Tensor) and x.requires_grad for x in inputs
         )
         if asked and not self._differentiable:
-            self.refused = True
             raise NeedsGradientError
         if self._backend == "inductor":
             made = torch._inductor.compile(graph, inputs, options=self._options)

@@ -60,9 +60,19 @@ class Solver(Protocol):
     A solver may also have these; where it does not, the core does the general thing:
 
     - `interpolant(field, t0, t1, y0, step) -> Interpolant`, which may evaluate the field while it
-      is built but not when it is called; otherwise a cubic Hermite polynomial is used;
+      is built but not when it is called; otherwise a cubic Hermite polynomial is used. One with
+      `rows(rows, theta) -> Tensor`, the states of `[n]` rows of a per-sample step at `[n]` thetas,
+      need not be evaluated for all rows where a few have outputs;
     - `replay(field, t0, t1, y, carry, y1) -> Step`, a differentiable step whose result is known,
       without what only step-size control needs; otherwise `step` with no tolerance;
+    - `reverse(field, t0, t1, y1, carry1) -> (y, carry)`, the step from t0 to t1 taken back, which
+      `gradient="reversible"` asks for;
+    - `pull_back(field, (t0, t1), end, grads, pull) -> (start, grads)`, the same together with the
+      gradients, and `pull_step(field, (t0, t1), start, y1, grads, pull) -> grads`, those alone from
+      a start that is known (None for a step that is to be made again): ends, starts and gradients
+      are pairs of a state and a carry, shared steps only. f is evaluated by `ode_core.replay`'s
+      `recorded`, and `pull` pulls a gradient back through what that gave. They are a quicker way to
+      what differentiating a step made again finds, and belong to the solver's class;
     - `slope(carry) -> Tensor | None`, f at the start of the step if the carry holds it, which
       saves the choice of the first step an evaluation;
     - `chooses_steps = True`, which says that a step may be as long as one likes, because the solver
@@ -128,7 +138,9 @@ class Solver(Protocol):
 class Controller(Protocol):
     """Chooses step sizes from scaled errors; pure, its memory is passed and returned.
 
-    One that has `per_sample = True` also takes errors as `[B]` tensors and then returns tensors.
+    One that has `per_sample = True` also takes errors as `[B]` tensors and then returns tensors. It
+    may have `judge_numbers`, which is called in place of that with `ode_core.numbers`, and returns
+    such: on a CPU NumPy's arrays, whose arithmetic is quicker.
     """
 
     def init(self) -> Any:

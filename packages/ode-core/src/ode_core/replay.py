@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ode_core.draws import differ, states
 from ode_core.errors import OdeError, UnsupportedError
-from ode_core.graph import name_of, outside
+from ode_core.graph import name_of, node_of, outside
 from ode_core.knots import found_in
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ class Again:
         self.field, self.tensors = field, tensors
         swaps = {id(x): twin for x, twin in zip(given, tensors, strict=True) if x is not twin}
         self._given = given  # keeps the ids theirs
+        self._swaps = swaps
         self._mode = _Swapped(swaps) if swaps else None
+        self._known = {node_of(x) for x in tensors}
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
         """Return what the field returns.
@@ -114,15 +116,18 @@ class Again:
         seen in the forward solve.
         """
         out = self.field(t, y, self._mode)
+        if self._swaps:
+            # What f hands on as it is has gone through no torch function.
+            out = self._swaps.get(id(out), out)
         if out.requires_grad:
-            strange = outside(out, (y, t, *self.tensors))
+            strange = outside(out, (y, t), self._known)
             if strange:
                 self._refuse(strange, t, y)
         return out
 
     def _refuse(self, strange: list[Tensor], t: Any, y: Tensor) -> None:
         # A leaf that f makes anew in each evaluation is its own affair.
-        again = {id(x) for x in outside(self.field(t, y, self._mode), (y, t, *self.tensors))}
+        again = {id(x) for x in outside(self.field(t, y, self._mode), (y, t), self._known)}
         for x in strange:
             if id(x) in again:
                 raise UnsupportedError(
@@ -130,6 +135,13 @@ class Again:
                     "seen to in the forward solve, so that its gradient would be lost; pass it "
                     "through args, or take gradient='direct'"
                 )
+
+
+def recorded(function: Callable[[Tensor], Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the function's value with a graph, and the leaf like `y` that the graph begins at."""
+    with torch.enable_grad():
+        leaf = y.detach().requires_grad_()
+        return function(leaf), leaf
 
 
 def twin(x: Tensor, *, twice: bool) -> Tensor:

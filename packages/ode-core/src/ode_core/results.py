@@ -66,8 +66,9 @@ def sample_result(
     problem: SampleProblem, plan: Plan, method: GradientMethod, whole: SampleWhole, t: Any
 ) -> tuple[Solution, str]:
     """Return the solution of a solve with per-sample steps, and its failures in a sentence."""
-    status = tuple(STATUSES[code] for code in whole.status.tolist())
-    failed = [row for row, code in enumerate(status) if code.failed]
+    codes = whole.status.tolist()
+    status = tuple(STATUSES[code] for code in codes)
+    failed = [row for row, code in enumerate(codes) if code and STATUSES[code].failed]
     state = None
     if not failed:
         at = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -30,11 +31,15 @@ def where(mask: Tensor, yes: Any, no: Any) -> Any:
 
     `yes` and `no` are tensors with a leading `[B]`, or pytrees of such of one structure.
     """
+    if isinstance(yes, Tensor):
+        return torch.where(_column(mask, yes), yes, no)
+    if type(yes) is tuple:
+        return tuple(where(mask, a, b) for a, b in zip(yes, no, strict=True))
     return pytree.tree_map(lambda a, b: torch.where(_column(mask, a), a, b), yes, no)
 
 
 def take(tree: Any, rows: Tensor) -> Any:
-    """Return the given rows, `[n]` indices, of every tensor of a pytree."""
+    """Return the given rows, `[n]` indices, of every tensor and NumPy array of a pytree."""
     return pytree.tree_map(_taker(rows), tree)
 
 
@@ -50,7 +55,12 @@ def placed(into: Tensor, places: list[tuple[Tensor, Tensor]], values: list[Tenso
 
 
 def _taker(rows: Tensor) -> Callable[[Any], Any]:
-    return lambda x: x.index_select(0, rows) if isinstance(x, Tensor) and x.dim() else x
+    def taken(x: Any) -> Any:
+        if isinstance(x, Tensor) and x.dim():
+            return x.index_select(0, rows)
+        return x[rows.numpy()] if isinstance(x, np.ndarray) and x.ndim else x
+
+    return taken
 
 
 def _column(mask: Tensor, like: Tensor) -> Tensor:

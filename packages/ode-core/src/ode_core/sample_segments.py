@@ -90,6 +90,8 @@ def _end(problem: SampleProblem, ys: Tensor) -> Tensor:
     """Return the states at the last time of each sample, `[B, ...]`, NaN where not reached."""
     if not len(problem.y0):
         return problem.y0
+    if not problem.padded:
+        return ys[-1]
     last = (~problem.ts.detach().isnan()).sum(1) - 1
     return ys[last, torch.arange(len(last), device=last.device)]
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ode_core.errors import ArgumentError
 from ode_core.field import Field
 from ode_core.knots import knots_of
 from ode_core.layout import SampleLayout
+from ode_core.numbers import choose, double, maybe, numbers, tensor
 from ode_core.problem import Given, as_times, check_callable, time_dtype_of, widened
 from ode_core.solution import Stats
 
@@ -42,22 +44,37 @@ class SampleProblem:
         """How the user's batch lies in `y0`."""
         return self.field.layout  # type: ignore[return-value]
 
-    @property
+    @cached_property
     def start(self) -> Tensor:
         """The `[B]` first times, detached."""
         return self.ts.detach()[:, 0]
 
-    @property
+    @cached_property
     def end(self) -> Tensor:
         """The `[B]` last times, detached."""
         times = self.ts.detach()
+        if not self.padded:
+            return times[:, -1]
         count = (~times.isnan()).sum(1, keepdim=True)
         return times.gather(1, count - 1)[:, 0]
 
-    @property
+    @cached_property
+    def padded(self) -> bool:
+        """Whether a row of times is, or may be, padded."""
+        last = numbers(self.grid[:, -1])
+        return maybe(last != last)
+
+    @cached_property
     def direction(self) -> Tensor:
         """The `[B]` signs of time, 1.0 forwards and -1.0 backwards."""
-        return torch.where(self.end >= self.start, 1.0, -1.0).to(torch.float64)
+        ahead = numbers(self.end) >= numbers(self.start)
+        return tensor(double(choose(ahead, 1.0, -1.0)))
+
+    @property
+    def grid(self) -> Tensor:
+        """The times, detached: `[1, T]` where all samples share them, else `[B, T]`."""
+        times = self.ts.detach()
+        return times[:1] if times.stride(0) == 0 else times
 
 
 def build_samples(
@@ -109,6 +126,12 @@ def _check_times(problem: SampleProblem) -> None:
     times = problem.ts.detach()
     if times.shape[1] == 0:
         raise ArgumentError("t has at least one time for each sample; got none")
+    grid = numbers(problem.grid)
+    sign = numbers(problem.direction)[: len(grid), None]
+    rising = (grid[:, 1:] - grid[:, :-1]) * sign >= 0.0
+    # A NaN compares with nothing, and falls through.
+    if bool(rising.all()) and bool(abs(grid).max() < math.inf):
+        return
     valid = ~times.isnan()
     padded = bool(valid[:, 0].all()) and not bool((valid[:, 1:] & ~valid[:, :-1]).any())
     if not padded or bool(times.isinf().any()):
@@ -174,6 +197,11 @@ class Stops:
         ends.scatter_(1, count[:, None], end)
         resumes.scatter_(1, count[:, None], last)
         return cls(ends, resumes, count + 1, begin[:, 0])
+
+    @property
+    def jumped(self) -> bool:
+        """Whether there may be other stops than the ends."""
+        return self.end.shape[1] > 1
 
     def rows(self, rows: Tensor) -> Stops:
         """Return the stops of the given rows, `[n]` indices."""

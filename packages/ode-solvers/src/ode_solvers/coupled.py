@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,13 +13,17 @@ from torch import Tensor
 
 from ode_core import ArgumentError, Step
 from ode_core.interpolation import interpolant
+from ode_core.replay import recorded
 from ode_core.rows import along
 from ode_solvers.explicit import RungeKutta
+from ode_solvers.methods import dopri5
 from ode_solvers.reversible import unless_still
 
 if TYPE_CHECKING:
     from ode_core import Solver, Tolerance
     from ode_core.protocols import Interpolant, VectorField
+    from ode_solvers.kernels.contract import Kernel
+    from ode_solvers.reversible import Point, Pull, Span
 
 # Tolerances that the two solutions may differ by, and by which a step may part them further.
 _PARTED, _PARTING = 100.0, 10.0
@@ -60,7 +65,7 @@ class Coupled:
     @property
     def name(self) -> str:
         """The base's name, marked."""
-        return f"reversible {self.base.name}"
+        return f"reversible_{self.base.name}"
 
     @property
     def order(self) -> int:
@@ -128,6 +133,19 @@ class Coupled:
         y = z + (y1 - ahead - z) / self.coupling
         return unless_still(t0, t1, y1, y), (unless_still(t0, t1, z1, z),)
 
+    def pull_back(
+        self, field: VectorField, span: Span, end: Point, grads: Point, pull: Pull
+    ) -> tuple[Point, Point]:
+        """Return the state and the carry at t0, and their gradients, from those at t1."""
+        (y1, (z1,)), (gy, (gz,)), (t0, t1) = end, grads, span
+        back, leaf = recorded(lambda y: self._base_step(field, t1, t0, y, None).y, y1)
+        gy = gy + gz + pull(back, leaf, -gz)
+        z = z1 + (back - y1)
+        ahead, leaf = recorded(lambda y: self._base_step(field, t0, t1, y, None).y, z)
+        y = z + (y1 - (ahead - z) - z) / self.coupling
+        gy, gz = self.coupling * gy, gz - self.coupling * gy + pull(ahead, leaf, gy)
+        return (y, (z,)), (gy, (gz,))
+
     def interpolant(
         self, field: VectorField, t0: Any, t1: Any, y0: Tensor, step: Step
     ) -> Interpolant:
@@ -162,4 +180,12 @@ class Moved:
 
 
 def _larger(a: Any, b: Any) -> Any:
-    return torch.maximum(a, b) if isinstance(a, Tensor) else max(float(a), b)
+    if isinstance(a, Tensor):
+        return torch.maximum(a, b)
+    # The larger of a number and NaN is the first for Python.
+    return math.inf if math.isnan(b) else max(float(a), b)
+
+
+def reversible_dopri5(coupling: float = 0.999, kernel: Kernel | str | None = None) -> Coupled:
+    """Return two coupled solutions by Dormand and Prince's method, twelve evaluations a step."""
+    return Coupled(dopri5(kernel), coupling)

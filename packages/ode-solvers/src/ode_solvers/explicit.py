@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,14 +12,13 @@ from torch import Tensor
 
 from ode_core import ArgumentError, Step
 from ode_core.interpolation import Hermite
-from ode_core.rows import along
-from ode_solvers.kernels.choose import CHAIN, for_state, named
+from ode_solvers.kernels.choose import CHAIN, for_rows, for_state, named
 from ode_solvers.kernels.contract import Kernel
 from ode_solvers.stiffness import LastStages, Suspicion, last_stages
 from ode_solvers.tableau import Row, Tableau, row_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ode_core import Tolerance
     from ode_core.protocols import Interpolant
@@ -45,12 +44,14 @@ class RungeKutta:
     _rows: tuple[tuple[tuple[Row, float], ...], Row | None] = field(
         init=False, repr=False, compare=False
     )
+    _nodes: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rows = tuple(zip(self.tableau.stage_rows, self.tableau.c[1:], strict=True))
         # Without an error estimate nothing asks for the slope at the end.
         parts = (rows[:-1], rows[-1][0]) if self.tableau.last_is_solution else (rows, None)
         object.__setattr__(self, "_rows", parts)
+        object.__setattr__(self, "_nodes", tuple(node for _, node in parts[0]))
         if isinstance(self.kernel, str):
             object.__setattr__(self, "kernel", named(self.kernel))
         elif self.kernel is not None and not isinstance(self.kernel, Kernel):
@@ -149,12 +150,14 @@ class RungeKutta:
             ks = (*ks, field(t1, step.y))
         if table.dense is None:
             return Hermite(t1 - t0, y0, ks[0], step.y, ks[-1])
-        kernel: Kernel = CHAIN
-        h = kernel.prepare(t1 - t0, y0)
-        for row, node in zip(table.dense.a, table.dense.c, strict=True):
-            y = kernel.combine(y0, h, row_of(row), ks)
-            ks = (*ks, field(t0 + node * (t1 - t0), y))
-        return Polynomial(table, t1 - t0, y0, step.y, ks)
+        dt = t1 - t0
+        if table.dense.a:
+            kernel: Kernel = CHAIN
+            h = kernel.prepare(dt, y0)
+            for row, node in zip(table.dense.a, table.dense.c, strict=True):
+                y = kernel.combine(y0, h, row_of(row), ks)
+                ks = (*ks, field(t0 + node * dt, y))
+        return Polynomial(table, dt, y0, step.y, ks)
 
     def diagnose(self, before: Suspicion | None, step: Step) -> Suspicion | None:
         """Return whether the problem looks stiff, where the table's last stages can tell."""
@@ -179,19 +182,38 @@ class RungeKutta:
     ) -> tuple[list[Tensor], Tensor | None]:
         """Return the slopes, and the last stage's state unevaluated where it is the new state."""
         t0, t1 = span
-        dt = t1 - t0
         inner, last_row = self._rows
+        times, t1 = self._times(field, t0, t1)
         ks = [carry[0] if carry else field(t0, y)]
-        for row, node in inner:
+        for (row, node), time in zip(inner, times, strict=True):
             state = kernel.combine(y, h, row, ks)
             # The end is t1 itself: t0 + (t1 - t0) may round beyond it.
-            ks.append(field(t1 if node == 1.0 else t0 + node * dt, state))
+            ks.append(field(t1 if node == 1.0 else time, state))
         return ks, None if last_row is None else kernel.combine(y, h, last_row, ks)
+
+    def _times(self, field: VectorField, t0: Any, t1: Any) -> tuple[Sequence[Any], Any]:
+        """Return the times of the stages after the first, and of the end, for the field.
+
+        Per-sample ones are made at one go, and turned into what f gets if the field tells how.
+        """
+        nodes, dt = self._nodes, t1 - t0
+        if not isinstance(dt, Tensor) or not nodes:
+            return [t0 + node * dt for node in nodes], t1
+        times = torch.addcmul(t0, _column(nodes, dt.device), dt)
+        seen = getattr(field, "time", None)
+        return (times.unbind(0), t1) if seen is None else (seen(times).unbind(0), seen(t1))
 
     def _kernel(self, t: Any, y: Tensor) -> Kernel:
         if self.kernel is None:
             return for_state(y, shared=not isinstance(t, Tensor))
         return self.kernel  # type: ignore[return-value]
+
+
+@cache
+def _column(nodes: tuple[float, ...], device: torch.device) -> Tensor:
+    # What is kept serves solves that record gradients, too.
+    with torch.inference_mode(False):
+        return torch.tensor(nodes, dtype=torch.float64, device=device)[:, None]
 
 
 def damped(norms: tuple[Any, ...]) -> Any:
@@ -229,10 +251,12 @@ class Polynomial:
         row = row_of(self.tableau.dense.weights(theta))
         return CHAIN.combine(self.y0, self.dt, row, self.ks)
 
+    def rows(self, rows: Tensor, theta: Tensor) -> Tensor:
+        """Return the states of rows, `[n]` indices of a per-sample step, at their `[n]` thetas."""
+        dense = self.tableau.dense
+        assert dense is not None  # `interpolant` gives a cubic without it
+        given = (self.y0, self.dt, dense, self.ks)
+        return for_rows(self.y0).outputs(*given, rows, theta)
+
     def _rows(self, theta: Tensor) -> Tensor:
-        assert self.tableau.dense is not None  # `interpolant` gives a cubic without it
-        weights = self.tableau.dense.weights_at(theta) * self.dt.unsqueeze(1)
-        state = self.y0
-        for k, weight in zip(self.ks, weights.unbind(1), strict=True):
-            state = torch.addcmul(state, along(weight, k), k)
-        return state
+        return self.rows(torch.arange(len(theta), device=theta.device), theta)

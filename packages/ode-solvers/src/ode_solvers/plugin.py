@@ -74,6 +74,14 @@ def ode_solvers() -> Iterator[SolverRecord]:
             takes_pairs=name == "velocity_verlet",
         )
     yield SolverRecord(
+        "reversible_dopri5",
+        "ode_solvers.coupled:reversible_dopri5",
+        "two solutions by dopri5, coupled so that steps can be taken back",
+        order=5,
+        adaptive=True,
+        per_sample=True,
+    )
+    yield SolverRecord(
         "auto",
         "ode_solvers.auto:auto",
         "dopri5 where that does, kvaerno5 where stability limits its steps",

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ode_core import Step
+from ode_core.replay import recorded
 from ode_core.rows import along
 
 if TYPE_CHECKING:
     from ode_core import Tolerance
     from ode_core.protocols import VectorField
+
+Span = tuple[float, float]
+"""The times at both ends of a step."""
+
+Point = tuple[Tensor, tuple[Tensor, ...]]
+"""A state and the carry there, or their gradients."""
+
+Pull = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`pull(value, y, grad)`: a leaf's gradient from that of a value that `recorded` gave with it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,30 @@ class AsynchronousLeapfrog:
         slope = field(t0 + 0.5 * (t1 - t0), moved(y1, -0.5 * h, v))
         return moved(y1, -h, slope), (unless_still(t0, t1, v, 2.0 * slope - v),)
 
+    def pull_back(
+        self, field: VectorField, span: Span, end: Point, grads: Point, pull: Pull
+    ) -> tuple[Point, Point]:
+        """Return the state and the carry at t0, and their gradients, from those at t1."""
+        (y1, (v,)), h = end, span[1] - span[0]
+        slope, pulled = self._pulled(field, span, moved(y1, -0.5 * h, v), grads, pull)
+        return (moved(y1, -h, slope), (2.0 * slope - v,)), pulled
+
+    def pull_step(
+        self, field: VectorField, span: Span, start: Point, y1: Tensor, grads: Point, pull: Pull
+    ) -> Point:
+        """Return the gradients of the state and the carry at t0 from those at t1."""
+        del y1
+        (y, (v,)), h = start, span[1] - span[0]
+        return self._pulled(field, span, moved(y, 0.5 * h, v), grads, pull)[1]
+
+    def _pulled(
+        self, field: VectorField, span: Span, middle: Tensor, grads: Point, pull: Pull
+    ) -> tuple[Tensor, Point]:
+        (gy, (gv,)), h = grads, span[1] - span[0]
+        slope, middle = recorded(partial(field, span[0] + 0.5 * h), middle)
+        gm = pull(slope, middle, moved(2.0 * gv, h, gy))
+        return slope.detach(), (gy + gm, (moved(-gv, 0.5 * h, gm),))
+
 
 @dataclass(frozen=True)
 class ReversibleHeun:
@@ -112,6 +148,42 @@ class ReversibleHeun:
         """Return the state and the carry at t0 of the step that led to those at t1."""
         step = self.step(field, t1, t0, y1, carry1, None)
         return step.y, step.carry
+
+    def pull_back(
+        self, field: VectorField, span: Span, end: Point, grads: Point, pull: Pull
+    ) -> tuple[Point, Point]:
+        """Return the state and the carry at t0, and their gradients, from those at t1.
+
+        The slope in the carry has its graph, which the step before goes on with.
+        """
+        (y1, (z1, slope1)), h = end, span[1] - span[0]
+        known = (z1, slope1) if slope1.requires_grad else None
+        pulled = self._pulled(field, span, z1, grads, pull, known)
+        slope, z = recorded(partial(field, span[0]), moved(2.0 * y1 - z1, -h, slope1))
+        return (moved(y1, -0.5 * h, slope + slope1), (z, slope)), pulled
+
+    def pull_step(
+        self, field: VectorField, span: Span, start: Point, y1: Tensor, grads: Point, pull: Pull
+    ) -> Point:
+        """Return the gradients of the state and the carry at t0 from those at t1."""
+        del y1
+        (y, (z, slope)), h = start, span[1] - span[0]
+        return self._pulled(field, span, moved(2.0 * y - z, h, slope), grads, pull)
+
+    def _pulled(
+        self,
+        field: VectorField,
+        span: Span,
+        z1: Tensor,
+        grads: Point,
+        pull: Pull,
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> Point:
+        """Return the gradients at t0; `known` is z1 as a leaf, and the slope with its graph."""
+        (gy, (gz, gs)), h = grads, span[1] - span[0]
+        leaf, slope = known or reversed(recorded(partial(field, span[1]), z1))
+        gz = gz + pull(slope, leaf, moved(gs, 0.5 * h, gy))
+        return moved(gy, 2.0, gz), (-gz, moved(0.5 * h * gy, h, gz))
 
 
 def size(t0: Any, t1: Any, y: Tensor) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -43,10 +44,29 @@ class Dense:
         )
 
     def weights_at(self, theta: Tensor) -> Tensor:
-        """Return b_i(theta), `[B, stages]` float64, for `[B]` values of theta."""
-        powers = torch.stack([theta ** (j + 1) for j in range(len(self.coefficients[0]))], 1)
-        rows = torch.tensor(self.coefficients, dtype=theta.dtype, device=theta.device)
-        return powers @ rows.T
+        """Return b_i(theta), `[n, B]` float64, of the stages that are `used`, at `[B]` thetas."""
+        columns = torch.from_numpy(self.polynomials).to(theta).unsqueeze(-1).unbind(1)
+        # By Horner's rule, as in C: outputs are the same to the bit.
+        total = columns[-1] * theta
+        for column in columns[-2::-1]:
+            total = (total + column) * theta
+        return total
+
+    @property
+    def degree(self) -> int:
+        """The highest power of theta."""
+        return len(self.coefficients[0])
+
+    @cached_property
+    def used(self) -> Row:
+        """Stages that have a weight somewhere in the step, with their weights at its end."""
+        rows = enumerate(self.coefficients)
+        return tuple((index, sum(row)) for index, row in rows if any(row))
+
+    @cached_property
+    def polynomials(self) -> Vector:
+        """The coefficients of those stages, `[n, degree]`."""
+        return np.array([self.coefficients[index] for index, _ in self.used])
 
 
 @dataclass(frozen=True, init=False)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ode_core.control import FixedSteps
-from ode_core.loops.sample_part import Counted, Part, SampleLog, begin
+from ode_core.loops.sample_leaving import Evaluate, alike, pays
+from ode_core.loops.sample_part import Part, SampleLog, begin
+from ode_core.numbers import (
+    Numbers,
+    at_least,
+    at_most,
+    choose,
+    larger,
+    maybe,
+    numbers,
+    refused,
+    tensor,
+)
 from ode_core.rows import by_row, where
 from ode_core.solution import Status
+from ode_core.tolerance import all_finite
 
 if TYPE_CHECKING:
     from ode_core.protocols import Plan, Step
@@ -24,12 +36,19 @@ STATUSES = tuple(Status)
 _MAX_STEPS = STATUSES.index(Status.MAX_STEPS)
 _TOO_SMALL = STATUSES.index(Status.STEP_TOO_SMALL)
 _NOT_FINITE = STATUSES.index(Status.NOT_FINITE)
-# So many entries of finished rows are worth copying the rest.
-_WORTH = 1 << 16
 
 
-@dataclass(frozen=True, eq=False)
-class SampleStep:
+class Clock(NamedTuple):
+    """The numbers of an attempted step, as the loop has them: those of `SampleStep`."""
+
+    rows: Numbers
+    t0: Numbers
+    t1: Numbers
+    until: Numbers
+    accepted: Numbers
+
+
+class SampleStep(NamedTuple):
     """One attempted step of the samples `rows`, `[b]`, which are still in the batch.
 
     `carry` is the solver's at the start of the step. `accepted` is `[b]`; rows that were rejected,
@@ -45,6 +64,7 @@ class SampleStep:
     carry: Any
     step: Step
     accepted: Tensor
+    clock: Clock
 
 
 class Put(NamedTuple):
@@ -55,7 +75,7 @@ class Put(NamedTuple):
 
 
 def march_samples(
-    f: Callable[[Any, Tensor], Tensor],
+    f: Evaluate,
     problem: SampleProblem,
     stops: Stops,
     plan: Plan,
@@ -67,102 +87,172 @@ def march_samples(
     are sent back replace those reached (an impulse, a reset): the solver starts anew from them,
     with the step size that it had.
     """
-    counted = Counted(f, problem, log)
-    part = begin(counted, problem, stops, plan, log)
+    part = begin(f, problem, stops, plan)
+    attempt = _given if isinstance(plan.controller, FixedSteps) else _chosen
     # Functions of events and integrands may know the size of the batch, and are not asked.
     may_leave: bool | None = False if problem.given.asks else None
-    while not bool(part.done.all()):
-        active = int((~part.done).sum())
-        if may_leave is not False and _pays(active, part.y):
-            keep = (~part.done).nonzero()[:, 0]
+    while part.active:
+        if may_leave is not False and pays(part):
+            keep = tensor(part.live).nonzero()[:, 0]
             if may_leave is None:
-                may_leave = _alike(f, part, keep)
-            part = part.kept(keep) if may_leave else part
-        before = part
-        counted.active = (~part.done, part.rows)
-        part, made = _attempt(counted, part, plan, log)
+                may_leave = alike(f, part, keep)
+            if may_leave:
+                part.note(log)
+                part = part.kept(keep)
+        made = attempt(f, part, plan, log)
+        calls = part.field.calls
         sent = yield made
-        if isinstance(sent, Put):
-            part.y = where(sent.rows, sent.y, part.y)
-        elif sent is not None:
-            part.done |= sent
-        if isinstance(sent, Put) or part.stops.end.shape[1] > 1:
-            fresh = made.accepted & (made.until != made.t1)
-            fresh = fresh | sent.rows if isinstance(sent, Put) else fresh
-            _begin_anew(counted, before, part, fresh & ~part.done, plan)
+        # Calls between steps are counted by those who make them.
+        part.base += part.field.calls - calls
+        put = sent if isinstance(sent, Put) else None
+        if put is not None:
+            part.y = where(put.rows, put.y, part.y)
+        elif isinstance(sent, Tensor):
+            part.finish(numbers(sent) & part.live)
+        if put is not None or part.resume is not None:
+            fresh = made.clock.accepted & (made.clock.until != made.clock.t1)
+            fresh = fresh if put is None else fresh | numbers(put.rows)
+            _begin_anew(f, part, fresh & part.live, plan)
+    part.note(log)
 
 
-def _attempt(f: Counted, part: Part, plan: Plan, log: SampleLog) -> tuple[Part, SampleStep]:
-    fixed = isinstance(plan.controller, FixedSteps)
+def _chosen(f: Evaluate, part: Part, plan: Plan, log: SampleLog) -> SampleStep:
+    """Attempt a step whose size the controller chooses, and move the part on."""
     controller: Any = plan.controller
+    least, most = getattr(controller, "dt_min", 0.0), getattr(controller, "dt_max", math.inf)
+    t, dt = part.t, part.dt
+    dt = at_least(dt, least) if least else dt
+    dt = at_most(dt, most) if most < math.inf else dt
+    t1, cut = _cut(part, t + part.sign * dt, dt)
+    start, end = tensor(t), tensor(t1)
+    made = plan.solver.step(f, start, end, part.y, part.carry, part.tolerance)
+    part.attempts += 1
+    error = _ratios(made.error, dt, least)
     order = getattr(plan.solver, "error_order", plan.solver.order)
-    stop = part.stops.end.gather(1, part.stop[:, None])[:, 0]
-    if fixed:
-        # i * dt keeps rounding out of the nodes.
-        passed = ((part.t - part.t0) * part.sign / part.dt + 1e-9).floor()
-        t1, dt = part.t0 + part.sign * part.dt * (passed + 1.0), part.dt
-    else:
-        dt = part.dt.clamp(getattr(controller, "dt_min", 0.0), getattr(controller, "dt_max", None))
-        t1 = part.t + part.sign * dt
-    # The slack keeps a sliver of a step off the end.
-    cut = (t1 - stop) * part.sign > -1e-9 * dt
-    t1 = torch.where(cut, stop, t1)
-    t1 = torch.where(part.done, part.t, t1)
-    made = plan.solver.step(f, part.t, t1, part.y, part.carry, None if fixed else part.tolerance)
-    live = ~part.done
-    if fixed:
-        accept, factor, memory = live, None, None
-        error = torch.full_like(t1, math.nan)
-    else:
-        error = _ratios(made.error, dt, getattr(controller, "dt_min", 0.0))
-        accept, factor, memory = controller.judge(error, order, part.memory)
-        accept = accept & live
-        made = _without_refused(f, part, plan, made, t1, accept)
+    accept, factor, part.memory = _judged(controller, error, order, part.memory)
+    accept = accept & part.live
+    made = _without_refused(f, part, plan, made, end, accept)
+    step = _made(part, made, (start, end), t1, cut, accept)
     if plan.record_steps:
-        start, size, rows = part.t[live], (t1 - part.t)[live], part.rows[live]
-        log.attempts.append((start, size, error[live], accept[live], rows))
-    log.accepted[part.rows] += accept
-    log.rejected[part.rows] += live & ~accept
-    reached = accept & cut
-    resume = part.stops.resume.gather(1, part.stop[:, None])[:, 0]
-    until = torch.where(reached, resume, t1)
-    step = SampleStep(part.rows, part.t, t1, until, part.y, part.carry, made, accept)
-    again = part.carry if made.retry is None else made.retry
-    after = replace(
-        part,
-        t=torch.where(accept, until, part.t),
-        y=where(accept, made.y, part.y),
-        carry=where(accept, made.carry, again),
-        memory=memory,
-        stop=part.stop + reached,
-        attempts=part.attempts + live,
-    )
-    if factor is not None:
-        taken = (t1 - part.t).abs()
-        sized = taken * factor
+        _record(part, log, step, error)
+    _move(part, step)
+    if cut is None:
+        part.dt = dt * factor
+    else:
+        reached, sized = accept & cut, abs(t1 - t) * factor
         # A step cut short at a stop says little about the size that the next one can have.
-        after.dt = torch.where(
-            live, torch.where(accept & cut & (factor >= 1.0), torch.maximum(dt, sized), sized), dt
-        )
-    after.done = part.done | (after.stop >= part.stops.count)
-    after.stop = torch.minimum(after.stop, part.stops.count - 1)
-    _fail(after, plan, log, error if not fixed else None, made)
-    log.t[part.rows], log.dt[part.rows] = after.t, after.dt
-    return after, step
+        sized = choose(reached & (factor >= 1.0), larger(dt, sized), sized)
+        part.dt = choose(part.live, sized, dt)
+        _stop(part, reached)
+    _fail(part, plan, error, least)
+    return step
 
 
-def _ratios(error: Any, dt: Tensor, least: float) -> Tensor:
+def _given(f: Evaluate, part: Part, plan: Plan, log: SampleLog) -> SampleStep:
+    """Take a step of the given size, and move the part on."""
+    # i * dt keeps rounding out of the nodes.
+    passed = ((part.t - part.t0) * part.sign / part.dt + 1e-9) // 1.0
+    t1, cut = _cut(part, part.t0 + part.sign * part.dt * (passed + 1.0), part.dt)
+    start, end, accept = tensor(part.t), tensor(t1), part.live
+    made = plan.solver.step(f, start, end, part.y, part.carry, None)
+    part.attempts += 1
+    step = _made(part, made, (start, end), t1, cut, accept)
+    if plan.record_steps:
+        _record(part, log, step, part.dt * math.nan)
+    _move(part, step)
+    # Also in the last step: what is not finite is no result.
+    if not made.y.is_cpu or not all_finite(made.y):
+        blown = numbers(~by_row(made.y.detach()).isfinite().all(1)) & part.live
+        if maybe(blown):
+            part.finish(blown, _NOT_FINITE)
+    if cut is not None:
+        _stop(part, accept & cut & part.live)
+    _fail_of_attempts(part, plan)
+    return step
+
+
+def _cut(part: Part, t1: Numbers, dt: Numbers) -> tuple[Numbers, Numbers | None]:
+    """Return where steps end, none beyond its stop, and which end at it; None for none."""
+    # The slack keeps a sliver of a step off the end.
+    cut = (part.end - t1) * part.sign < 1e-9 * dt
+    return (choose(cut, part.end, t1), cut) if maybe(cut) else (t1, None)
+
+
+def _ratios(error: Any, dt: Numbers, least: float) -> Numbers:
     if error is None:
-        return torch.zeros_like(dt)
-    error = torch.as_tensor(error, dtype=torch.float64, device=dt.device).expand_as(dt)
-    error = torch.where(error.isnan(), math.inf, error)
+        return dt * 0.0
+    if not isinstance(error, Tensor) or error.shape != dt.shape or error.dtype != torch.float64:
+        like = tensor(dt)
+        error = torch.as_tensor(error, dtype=torch.float64, device=like.device).expand_as(like)
+    ratio = refused(numbers(error))
+    if not least:
+        return ratio
     # The least step is taken whatever its error is, unless that is none at all.
-    allowed = (dt <= least) & error.isfinite()
-    return torch.where(allowed, error.clamp(max=1.0), error) if least else error
+    return choose((dt <= least) & (ratio < math.inf), at_most(ratio, 1.0), ratio)
+
+
+def _judged(controller: Any, error: Numbers, order: int, memory: Any) -> tuple[Any, Any, Any]:
+    """Return whether steps are accepted, the factors on their sizes, and the memory."""
+    own = getattr(controller, "judge_numbers", None)
+    if own is not None:
+        verdict: tuple[Any, Any, Any] = own(error, order, memory)
+        return verdict
+    accept, factor, memory = controller.judge(tensor(error), order, memory)
+    return numbers(accept), numbers(factor), memory
+
+
+def _made(
+    part: Part,
+    made: Step,
+    span: tuple[Tensor, Tensor],
+    t1: Numbers,
+    cut: Numbers | None,
+    accept: Numbers,
+) -> SampleStep:
+    end, until = span[1], t1
+    if part.resume is not None and cut is not None:
+        until = choose(accept & cut, part.resume, t1)
+        end = tensor(until)
+    clock = Clock(part.own, part.t, t1, until, accept)
+    return SampleStep(part.rows, *span, end, part.y, part.carry, made, tensor(accept), clock)
+
+
+def _move(part: Part, step: SampleStep) -> None:
+    """Let accepted rows go to the end of the step."""
+    made, accept, until = step.step, step.clock.accepted, step.clock.until
+    part.accepted += accept
+    if not maybe(~(accept | part.settled)):
+        # Of rows that stand still the end of the step is the start.
+        part.t, part.y, part.carry = until, made.y, made.carry
+        return
+    again = part.carry if made.retry is None else made.retry
+    part.t = choose(accept, until, part.t)
+    part.y = where(step.accepted, made.y, part.y)
+    part.carry = where(step.accepted, made.carry, again)
+
+
+def _stop(part: Part, reached: Numbers) -> None:
+    """Let rows that have reached a stop go for the next, or end at the last."""
+    if not maybe(reached):
+        return
+    if part.resume is None:
+        part.finish(reached)
+        return
+    part.stop = part.stop + tensor(reached)
+    part.finish(numbers(part.stop >= part.stops.count) & reached)
+    place = torch.minimum(part.stop, part.stops.count - 1)[:, None]
+    part.end = choose(part.live, numbers(part.stops.end.gather(1, place)[:, 0]), part.end)
+    part.resume = numbers(part.stops.resume.gather(1, place)[:, 0])
+
+
+def _record(part: Part, log: SampleLog, step: SampleStep, error: Numbers) -> None:
+    live = tensor(part.live)
+    start, size = step.t0[live], (step.t1 - step.t0)[live]
+    log.attempts.append((start, size, tensor(error)[live], step.accepted[live], part.rows[live]))
 
 
 def _without_refused(
-    f: Counted, part: Part, plan: Plan, made: Step, t1: Tensor, accept: Tensor
+    f: Evaluate, part: Part, plan: Plan, made: Step, end: Tensor, accept: Numbers
 ) -> Step:
     """Make the step again with refused rows standing still, where a graph is being recorded.
 
@@ -171,62 +261,40 @@ def _without_refused(
     if not (torch.is_grad_enabled() and made.y.requires_grad):
         return made
     with torch.no_grad():
-        harmless = by_row(made.y.detach()).isfinite().all(1) | accept
+        harmless = by_row(made.y.detach()).isfinite().all(1) | tensor(accept)
     if bool(harmless.all()):
         return made
-    still = torch.where(harmless, t1, part.t)
-    again = plan.solver.step(f, part.t, still, part.y, part.carry, part.tolerance)
+    still = torch.where(harmless, end, start := tensor(part.t))
+    again = plan.solver.step(f, start, still, part.y, part.carry, part.tolerance)
     return again._replace(error=made.error)
 
 
-def _fail(part: Part, plan: Plan, log: SampleLog, error: Tensor | None, made: Step) -> None:
-    live = ~part.done
-    if error is not None:
-        ahead = torch.nextafter(part.t, part.sign * math.inf)
-        small = live & (part.dt < 10.0 * (ahead - part.t).abs())
-        small |= live & error.isinf() & (part.dt < getattr(plan.controller, "dt_min", 0.0))
-        code = torch.where(error.isinf(), _NOT_FINITE, _TOO_SMALL)
-        _note(part, log, small, code)
-    else:
-        with torch.no_grad():
-            blown = ~by_row(made.y.detach()).isfinite().all(1)
-        # Also in the last step: what is not finite is no result.
-        _note(
-            part, log, blown & (log.status[part.rows] == 0), torch.full_like(part.stop, _NOT_FINITE)
-        )
-    many = ~part.done & (part.attempts >= plan.max_steps)
-    _note(part, log, many, torch.full_like(part.stop, _MAX_STEPS))
+def _fail(part: Part, plan: Plan, error: Numbers, least: float) -> None:
+    """End rows whose steps the clock cannot tell from nothing, or that have tried too often."""
+    # Those of rows that have ended are 0.
+    if maybe(part.dt < max(part.least, least), len(part.rows) - part.active):
+        ahead = torch.nextafter(tensor(part.t), tensor(part.sign * math.inf))
+        blown = error == math.inf
+        small = (part.dt < 10.0 * abs(numbers(ahead) - part.t)) | (blown & (part.dt < least))
+        small = small & part.live
+        for failed, status in ((small & blown, _NOT_FINITE), (small & ~blown, _TOO_SMALL)):
+            if maybe(failed):
+                part.finish(failed, status)
+    _fail_of_attempts(part, plan)
 
 
-def _note(part: Part, log: SampleLog, failed: Tensor, code: Tensor) -> None:
-    log.status[part.rows] = torch.where(failed, code, log.status[part.rows])
-    part.done |= failed
+def _fail_of_attempts(part: Part, plan: Plan) -> None:
+    if part.attempts >= plan.max_steps and part.active:
+        part.finish(part.live, _MAX_STEPS)
 
 
-def _begin_anew(f: Counted, before: Part, part: Part, fresh: Tensor, plan: Plan) -> None:
-    """Start the solver anew where a row has passed a jump or got another state, in place."""
-    if bool(fresh.any()):
-        f.active = (fresh, before.rows)
-        part.carry = where(fresh, plan.solver.init(f, part.t, part.y), part.carry)
-
-
-def _pays(active: int, y: Tensor) -> bool:
-    batch = len(y)
-    return batch > 1 and (2 * active <= batch or (batch - active) * y[0].numel() >= _WORTH)
-
-
-def _alike(f: Callable[[Any, Tensor], Tensor], part: Part, keep: Tensor) -> bool:
-    """Return whether f gives a part of the batch what it gives the whole.
-
-    It does not where it closes over tensors of the whole batch, or mixes samples.
-    """
-    with torch.no_grad():
-        whole = f(part.t, part.y)[keep]
-        try:
-            alone = f(part.t[keep], part.y[keep])
-        except (RuntimeError, ValueError, IndexError, TypeError):
-            return False
-        if alone.shape != whole.shape:
-            return False
-        slack = math.sqrt(torch.finfo(whole.dtype).eps)
-        return bool(torch.allclose(alone, whole, rtol=slack, atol=slack * float(whole.abs().max())))
+def _begin_anew(f: Evaluate, part: Part, fresh: Numbers, plan: Plan) -> None:
+    """Start the solver anew where a row has passed a jump or got another state."""
+    if not maybe(fresh):
+        return
+    calls = part.field.calls
+    anew = plan.solver.init(f, tensor(part.t), part.y)
+    part.carry = where(tensor(fresh), anew, part.carry)
+    # The others had no part in these.
+    calls = part.field.calls - calls
+    part.extra, part.base = part.extra + choose(fresh, calls, 0), part.base + calls

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ode_core.interpolation import interpolant
+from ode_core.interpolation import at_rows, interpolant
 from ode_core.loops.sample_events import SampleEvents, SampleWatch
 from ode_core.loops.sample_march import SampleStep, march_samples
 from ode_core.loops.sample_part import SampleLog
 from ode_core.loops.sample_quadrature import Integrals
+from ode_core.numbers import choose, joined, maybe, numbers, places, tensor
 from ode_core.rows import placed, where
 from ode_core.samples import SampleProblem, Stops
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ode_core.protocols import Interpolant, Plan, Step
 
@@ -52,24 +54,33 @@ class SampleTrajectory:
     total: Tensor | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Due:
+class Due(NamedTuple):
     """Outputs that lie in one step: the `[n]` rows of the step's batch, and their columns in `t`.
 
-    `theta` is `[b]`, where in the step they lie, with `inner` `[b]` for those before its end.
+    `samples` are the rows' samples. `theta` is `[n]`, where in the step they lie, with `inner`
+    `[n]` for those before its end; `any_inner` and `all_inner` sum that up. First comes the first
+    output of each row, then the second, and so on: so many as `turns` says.
     """
 
     rows: Tensor
     columns: Tensor
+    samples: Tensor
     theta: Tensor
     inner: Tensor
+    any_inner: bool
+    all_inner: bool
+    turns: tuple[int, ...]
 
     def states(self, step: Step, at: Interpolant | None) -> Tensor:
         """Return the states, `[n, ...]`; `at` is the step's interpolant where any is inner."""
-        states = step.y
-        if at is not None and bool(self.inner.any()):
-            states = where(self.inner, at(self.theta.clamp(0.0, 1.0)), states)
-        return states[self.rows]
+        if at is None or not self.any_inner:
+            return step.y.index_select(0, self.rows)
+        states = at_rows(at, step.y, self.rows, self.theta, self.turns)
+        if self.all_inner:
+            return states
+        # The end of a step is the step's own, to the bit.
+        mixed: Tensor = where(self.inner, states, step.y.index_select(0, self.rows))
+        return mixed
 
 
 def forward_samples(
@@ -104,8 +115,7 @@ def forward_samples(
         halted = None
         at: Interpolant | None = None
         if plan.dense or watch is not None or integrals is not None:
-            span = (step.t0, step.t1)
-            at = interpolant(plan.solver, f, span, step.y0, step.step)
+            at = _interpolant(problem, plan, f, step, log)
         until = step.until
         if watch is not None and at is not None:
             until, halted = watch.look(step, at)
@@ -113,8 +123,8 @@ def forward_samples(
             ends = (step.t0, step.t1, until)
             made.pieces.append(SamplePiece(step.rows, *ends, step.accepted, at))
         dues = outputs.due(step, until)
-        if at is None and any(bool(due.inner.any()) for due in dues):
-            at = interpolant(plan.solver, f, (step.t0, step.t1), step.y0, step.step)
+        if at is None and any(due.any_inner for due in dues):
+            at = _interpolant(problem, plan, f, step, log, dues)
         outputs.take(step, dues, at, integrals)
         if on_step is not None:
             on_step(step, dues)
@@ -129,49 +139,85 @@ def forward_samples(
     return made
 
 
+def _interpolant(
+    problem: SampleProblem,
+    plan: Plan,
+    f: Callable[[Any, Tensor], Tensor],
+    step: SampleStep,
+    log: SampleLog,
+    dues: Sequence[Due] = (),
+) -> Interpolant:
+    """Return the solution within a step; its calls of f count for the rows that it is made for.
+
+    These are the accepted ones, or where `dues` are given those with outputs before their end.
+    """
+    calls = problem.field.calls
+    at = interpolant(plan.solver, f, (step.t0, step.t1), step.y0, step.step)
+    calls = problem.field.calls - calls
+    if calls:
+        made_for = step.accepted
+        if dues:
+            made_for = torch.zeros_like(step.accepted)
+            for due in dues:
+                made_for[due.rows[due.inner]] = True
+        log.f_calls[step.rows[made_for]] += calls
+    return at
+
+
 class _Outputs:
     """Collects states at the requested times of every sample."""
 
     def __init__(self, problem: SampleProblem) -> None:
         self._problem = problem
-        times = problem.ts.detach()
-        self._times = times
-        # Rising for all, so that one search serves both directions; padding is never reached.
-        self._ahead = torch.where(times.isnan(), math.inf, times * problem.direction[:, None])
-        start = (problem.start * problem.direction)[:, None]
-        self._next = torch.searchsorted(self._ahead.contiguous(), start, right=True)[:, 0]
+        grid, batch = numbers(problem.grid), len(problem.y0)
+        self._times, self._sign = numbers(problem.ts), numbers(problem.direction)
+        # Rising for all, so that one comparison serves both directions; padding is never reached,
+        # nor is what comes after the last.
+        ahead = choose(grid == grid, grid * self._sign[: len(grid), None], math.inf)
+        table = pad(tensor(ahead), (0, 1), value=math.inf)
+        # At the start every time is due that is the start.
+        after = tensor((ahead <= ahead[:, :1]).sum(1))
+        soon = table.gather(1, after[:, None])[:, 0]
+        self._ahead = numbers(table.expand(batch, -1))
+        self._next, self._soon = (numbers(x.expand(batch).clone()) for x in (after, soon))
         self._recorded = torch.is_grad_enabled()
         self._places: list[tuple[Tensor, Tensor]] = []
         self._states: list[Tensor] = []
         y0 = problem.y0
         self._all = torch.full(
-            (times.shape[1], *y0.shape), math.nan, dtype=y0.dtype, device=y0.device
+            (problem.ts.shape[1], *y0.shape), math.nan, dtype=y0.dtype, device=y0.device
         )
-        rows = torch.arange(len(y0), device=times.device)
-        for k in range(int(self._next.max()) if len(y0) else 0):
-            due = (self._next > k).nonzero()[:, 0]
-            self._put(torch.full_like(due, k), rows[due], y0[due])
+        for k in range(int(after.max()) if batch else 0):
+            due = tensor(places(self._next > k))
+            self._put(torch.full_like(due, k), due, y0[due])
 
     def due(self, step: SampleStep, until: Tensor) -> list[Due]:
-        """Return what lies in this step; rows that were not accepted have nothing."""
-        rows = step.rows
-        sign = self._problem.direction[rows]
-        reached = torch.searchsorted(
-            self._ahead[rows].contiguous(), (until * sign)[:, None], right=True
-        )[:, 0]
-        first = self._next[rows]
-        count = torch.where(step.accepted, reached - first, 0).clamp(min=0)
-        self._next[rows] = first + count
-        dues = []
-        for k in range(int(count.max())):
-            some = count > k
-            column = torch.where(some, first + k, 0)
-            t = self._times[rows, column]
-            inner = some & ((t - step.t1) * sign < 0.0)
-            theta = torch.where(inner, (t - step.t0) / (step.t1 - step.t0), 1.0)
-            which = some.nonzero()[:, 0]
-            dues.append(Due(which, column[which], theta, inner))
-        return dues
+        """Return what lies in this step, if anything; rows that were not accepted have nothing."""
+        clock, rows = step.clock, step.clock.rows
+        sign, soon = self._sign[rows], self._soon[rows]
+        reached = (clock.until if until is step.until else numbers(until)) * sign
+        found = clock.accepted & (soon <= reached)
+        if not maybe(found):
+            return []
+        turns = []
+        which = places(found)
+        while len(which):
+            samples = rows[which]
+            columns = self._next[samples]
+            turns.append((which, samples, columns))
+            soon = self._ahead[samples, columns + 1]
+            self._next[samples], self._soon[samples] = columns + 1, soon
+            which = which[soon <= reached[which]]
+        if not turns:
+            return []
+        which, samples, columns = (joined(parts) for parts in zip(*turns, strict=True))
+        start = clock.t0[which]
+        theta = (self._times[samples, columns] - start) / (clock.t1[which] - start)
+        # What lies beyond is on the far side of a jump.
+        inner = theta < 1.0
+        sizes = tuple(len(turn[0]) for turn in turns)
+        summary = (tensor(inner), maybe(inner), not maybe(~inner), sizes)
+        return [Due(tensor(which), tensor(columns), tensor(samples), tensor(theta), *summary)]
 
     def take(
         self,
@@ -182,14 +228,17 @@ class _Outputs:
     ) -> None:
         """Take the states that lie in this step."""
         for due in dues:
-            self._put(due.columns, step.rows[due.rows], due.states(step.step, at))
-            if integrals is not None and at is not None:
-                some = torch.zeros_like(step.accepted)
-                some[due.rows] = True
-                column = torch.zeros_like(step.rows)
-                column[due.rows] = due.columns
-                t = torch.where(some, self._times[step.rows, column], step.t0)
-                integrals.take(step, t, at, column, some)
+            self._put(due.columns, due.samples, due.states(step.step, at))
+            if integrals is None or at is None:
+                continue
+            for rows, column in zip(
+                due.rows.split(due.turns), due.columns.split(due.turns), strict=True
+            ):
+                columns = torch.zeros_like(step.rows).index_copy_(0, rows, column)
+                some = torch.zeros_like(step.accepted).index_fill_(0, rows, True)
+                times = self._problem.ts.detach()[step.rows, columns]
+                t = torch.where(some, times, step.t0)
+                integrals.take(step, t, at, columns, some)
 
     def _put(self, columns: Tensor, rows: Tensor, states: Tensor) -> None:
         if not self._recorded:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ode_core.control import FixedSteps, first_steps
 from ode_core.errors import ArgumentError
+from ode_core.numbers import Numbers, choose, numbers
 from ode_core.rows import take
 from ode_core.tolerance import SampleTolerance
 
 if TYPE_CHECKING:
+    from ode_core.field import Field
     from ode_core.protocols import Plan
     from ode_core.samples import SampleProblem, Stops
 
@@ -24,7 +26,11 @@ Attempt = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class SampleLog:
-    """What the loop reports for each of B samples: counts, how it ended, and every attempt."""
+    """What the loop reports for each of B samples: counts, how it ended, and every attempt.
+
+    `t` and `dt` are the times and step sizes with which samples ended, NaN for one that had ended
+    before its first step.
+    """
 
     def __init__(self, batch: int, device: torch.device) -> None:
         self.f_calls = torch.zeros(batch, dtype=torch.long, device=device)
@@ -38,68 +44,113 @@ class SampleLog:
 
 @dataclass
 class Part:
-    """The part of the batch that is still being solved, one row a sample."""
+    """The part of the batch that is still being solved, one row a sample.
+
+    Numbers are `[b]`; `own` are those of `rows`, the samples. A row that is not `live` stands
+    still: its next stop, `end`, is where it is. One that is `settled` came to its end in good
+    order. `resume` is where a row goes on from its stop, None where that is the stop itself for
+    all; `stop` counts a row's stops. All live rows have a part in the calls that `field` has
+    counted since `base`; `extra` are those beside that a row had a part in. `calls`, `tried`,
+    `status` and `size`, of the next step, are what a row had come to when it ended. `active` rows
+    are live, `attempts` steps were tried so far, and `least` is a step size that no clock is too
+    coarse for.
+    """
 
     rows: Tensor
-    t: Tensor
-    t0: Tensor
-    dt: Tensor
-    sign: Tensor
+    own: Numbers
+    t: Numbers
+    t0: Numbers
+    dt: Numbers
+    sign: Numbers
+    end: Numbers
+    resume: Numbers
+    live: Numbers
+    settled: Numbers
+    accepted: Numbers
+    extra: Numbers
+    calls: Numbers
+    tried: Numbers
+    status: Numbers
+    size: Numbers
+    field: Field
+    base: int
     y: Tensor
     carry: Any
     memory: Any
     stops: Stops
     stop: Tensor
-    attempts: Tensor
-    done: Tensor
     tolerance: SampleTolerance | None
+    active: int
+    attempts: int
+    least: float
 
     def kept(self, rows: Tensor) -> Part:
         """Return the given rows, `[n]` indices into this part."""
-        names = (
-            "rows",
-            "t",
-            "t0",
-            "dt",
-            "sign",
-            "y",
-            "carry",
-            "memory",
-            "stop",
-            "attempts",
-            "done",
-        )
-        return replace(
-            self,
-            **{name: take(getattr(self, name), rows) for name in names},
-            stops=self.stops.rows(rows),
-            tolerance=None if self.tolerance is None else self.tolerance.rows(rows),
-        )
+        some = {name: take(getattr(self, name), rows) for name in _OF_ROWS}
+        tolerance = None if self.tolerance is None else self.tolerance.rows(rows)
+        return replace(self, **some, stops=self.stops.rows(rows), tolerance=tolerance)
+
+    def finish(self, done: Numbers, status: int = 0) -> None:
+        """Let rows stand still where they are, with a status."""
+        self.calls = choose(done, self.extra + (self.field.calls - self.base), self.calls)
+        self.tried = choose(done, self.attempts, self.tried)
+        self.status = choose(done, status, self.status)
+        self.size = choose(done, self.dt, self.size)
+        self.end = choose(done, self.t, self.end)
+        if self.tolerance is not None:
+            # A step of no size ends where it begins, and nobody has to cut it.
+            self.dt = choose(done, 0.0, self.dt)
+        self.live = self.live & ~done
+        if status == 0:
+            self.settled = self.settled | done
+        self.active = int(self.live.sum())
+
+    def note(self, log: SampleLog) -> None:
+        """Write what rows have come to into the log."""
+        own, tried = self.own, self.tried
+        # A sample that had ended before its first step has no last one.
+        begun = tried > 0
+        numbers(log.f_calls)[own] += self.calls
+        for into, value in (
+            (log.accepted, self.accepted),
+            (log.rejected, tried - self.accepted),
+            (log.status, self.status),
+            (log.t, choose(begun, self.t, math.nan)),
+            (log.dt, choose(begun, self.size, math.nan)),
+        ):
+            numbers(into)[own] = value
 
 
-class Counted:
-    """The field, noting each call with the samples that take part in it."""
+_OF_ROWS = (
+    "rows",
+    "own",
+    "t",
+    "t0",
+    "dt",
+    "sign",
+    "end",
+    "resume",
+    "live",
+    "settled",
+    "accepted",
+    "extra",
+    "calls",
+    "tried",
+    "status",
+    "size",
+    "y",
+    "carry",
+    "memory",
+    "stop",
+)
 
-    def __init__(
-        self, f: Callable[[Any, Tensor], Tensor], problem: SampleProblem, log: SampleLog
-    ) -> None:
-        self._f, self._log = f, log
-        rows = torch.arange(len(problem.y0), device=log.f_calls.device)
-        self.active = (torch.ones_like(rows, dtype=torch.bool), rows)
 
-    def __call__(self, t: Any, y: Tensor) -> Tensor:
-        """Return what the field returns."""
-        mask, rows = self.active
-        self._log.f_calls[rows] += mask
-        return self._f(t, y)
-
-
-def begin(f: Counted, problem: SampleProblem, stops: Stops, plan: Plan, log: SampleLog) -> Part:
+def begin(
+    f: Callable[[Any, Tensor], Tensor], problem: SampleProblem, stops: Stops, plan: Plan
+) -> Part:
     """Return all samples at their start, with the sizes of their first steps."""
-    y, t = problem.y0, stops.begin
+    y, t, base = problem.y0, stops.begin, problem.field.calls
     rows = torch.arange(len(y), device=t.device)
-    done = problem.start == problem.end
-    f.active = (~done, rows)
     tolerance = plan.tolerance
     assert tolerance is None or isinstance(tolerance, SampleTolerance)
     carry = plan.solver.init(f, t, y)
@@ -116,9 +167,37 @@ def begin(f: Counted, problem: SampleProblem, stops: Stops, plan: Plan, log: Sam
             memory = plan.start.memory
         given = plan.dt if plan.start is None or plan.start.dt is None else plan.start.dt
         dt = _first(f, y, (t, stops.end[:, 0]), carry, plan) if given is None else _sizes(given, t)
-    zeros, sign = torch.zeros_like(rows), problem.direction
+    zeros, first, last = torch.zeros_like(rows), numbers(problem.start), numbers(problem.end)
+    none, live, own = numbers(zeros), first != last, numbers(t)
+    far = max(float(abs(first).max()), float(abs(last).max()))
     return Part(
-        rows, t, problem.start, dt, sign, y, carry, memory, stops, zeros, zeros, done, tolerance
+        rows=rows,
+        own=numbers(rows),
+        t=own,
+        t0=first,
+        dt=numbers(dt),
+        sign=numbers(problem.direction),
+        end=choose(live, numbers(stops.end[:, 0]), own),
+        resume=numbers(stops.resume[:, 0]) if stops.jumped else None,
+        live=live,
+        settled=~live,
+        accepted=none * 1,
+        extra=none,
+        calls=none,
+        tried=none,
+        status=none,
+        size=none * math.nan,
+        field=problem.field,
+        base=base,
+        y=y,
+        carry=carry,
+        memory=memory,
+        stops=stops,
+        stop=zeros,
+        tolerance=tolerance,
+        active=int(live.sum()),
+        attempts=0,
+        least=10.0 * (math.nextafter(far, math.inf) - far),
     )
 
 
@@ -128,7 +207,13 @@ def _sizes(dt: Any, t: Tensor) -> Tensor:
     return torch.where(sizes.isnan(), 1.0, sizes)
 
 
-def _first(f: Counted, y: Tensor, span: tuple[Tensor, Tensor], carry: Any, plan: Plan) -> Tensor:
+def _first(
+    f: Callable[[Any, Tensor], Tensor],
+    y: Tensor,
+    span: tuple[Tensor, Tensor],
+    carry: Any,
+    plan: Plan,
+) -> Tensor:
     slope = getattr(plan.solver, "slope", None)
     held = slope(carry) if slope is not None else None
     if held is None:

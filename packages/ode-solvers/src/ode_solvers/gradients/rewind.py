@@ -17,6 +17,7 @@ from ode_core.interpolation import interpolant
 from ode_core.loops.march import Accepted
 from ode_core.loops.outputs import forward, state_at
 from ode_core.replay import Again, Replay
+from ode_solvers.gradients.pulls import Pulls, sum_of
 from ode_solvers.gradients.schedule import backwards
 from ode_solvers.gradients.tape import Budget, State, Tape
 
@@ -81,6 +82,16 @@ def begun_with(plan: Plan) -> list[Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
+class Pass:
+    """What one backward pass goes by: `field` is what gives steps made again their graph."""
+
+    again: Again
+    field: VectorField
+    pulls: Pulls
+    grad_ys: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Rewind:
     """The backward pass: every recorded step again, from the last to the first."""
 
@@ -101,21 +112,24 @@ class Rewind:
         field, tape = self.problem.field, self.tape
         calls = field.calls
         captured, begun = self.parts(tensors)
-        totals: Grads = [None] * len(captured)
         with self.replay.again(captured) as again:
             states = backwards(
                 tape.taken(), len(tape), tape.slots or len(tape), self._from(again.field)
             )
+            now = Pass(again, self.evaluated(again), Pulls(again.tensors), grads[0])
             after, later = tape.latest, [None, *grads[1:]]
             for index, state in states:
-                later = self._pull(index, state, after, later, grads[0], again, totals)
+                pulled = self._pulled_back(index, state, after, later, now)
+                later = (
+                    self._made_again(index, state, after, later, now) if pulled is None else pulled
+                )
                 after = state.y
         grad_y0 = grads[0][: self.problem.times.count(self.problem.times[0])].sum(0)
         if later[0] is not None:
             grad_y0 = grad_y0 + later[0]
         self.problem.stats.backward_f_calls += field.calls - calls
         field.forget()
-        return grad_y0, [*totals, *later[1 : 1 + len(begun)]]
+        return grad_y0, [*now.pulls.totals, *later[1 : 1 + len(begun)]]
 
     def parts(self, tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return what f depends on, and those of the carry that the solve began with."""
@@ -166,22 +180,52 @@ class Rewind:
             carry = tried.retry if refused and tried.retry is not None else carry
         return carry
 
-    def _pull(
-        self,
-        index: int,
-        state: State,
-        after: Tensor | None,
-        later: Grads,
-        grad_ys: Tensor,
-        again: Again,
-        totals: Grads,
-    ) -> Grads:
-        """Add one step's gradients to the totals and return those of the state it starts from.
+    def _pulled_back(
+        self, index: int, state: State, after: Tensor | None, later: Grads, now: Pass
+    ) -> Grads | None:
+        """Return a step's gradients where its solver has a way of its own to them, else None.
 
-        `later` is what the later steps say about the state, and the carry, that this one ends with.
+        Both are as for `_made_again`.
         """
+        solver: Any = self.plan.solver
+        # Of the solver's own class: what stands around one knows more than it does.
+        own = hasattr(type(solver), "pull_step") and state.carry is not None
+        if not own or after is None or not self.only_at_end(index):
+            return None
+        leaves = leaves_of(state.carry)
+        given = [self.at_end(index, later, now), *(later[1:] or [None] * len(leaves))]
+        if all(grad is None for grad in given):
+            return given
+        y, *carry = (
+            torch.zeros_like(x) if grad is None else grad
+            for grad, x in zip(given, (after, *leaves), strict=True)
+        )
+        ends = y, with_leaves(state.carry, carry)
+        span = self.tape.span(index)[:2]
+        found = solver.pull_step(now.again, span, state, after, ends, now.pulls)
+        return None if found is None else [found[0], *leaves_of(found[1])]
+
+    def only_at_end(self, index: int) -> bool:
+        """Return whether a step answered for no state but that at its end."""
+        end = self.tape.span(index)[1]
+        return all(self.problem.times[k] == end for k in self.tape.outputs(index))
+
+    def at_end(self, index: int, later: Grads, now: Pass) -> Tensor | None:
+        """Return the gradient of the state at the end of a step, None where there is none."""
+        total = later[0]
+        for k in self.tape.outputs(index):
+            total = sum_of(total, now.grad_ys[k])
+        return total
+
+    def _made_again(
+        self, index: int, state: State, after: Tensor | None, later: Grads, now: Pass
+    ) -> Grads:
+        """Return the gradients of the state, and the carry, that a step made again starts from.
+
+        `later` is what the later steps say about those that this one ends with.
+        """
+        f, outputs = now.field, self.tape.outputs(index)
         with torch.enable_grad():
-            f = self.evaluated(again)
             y = state.y.detach().requires_grad_()
             if state.carry is None:
                 carry, leaves = self.begin(f, index, y, None), []
@@ -190,18 +234,17 @@ class Rewind:
                 carry = with_leaves(state.carry, leaves)
             step = self._replayed(f, index, (y, carry), after, known=state.carry is None)
             reached = [step.y, *(leaves_of(step.carry) if len(later) > 1 else ())]
-            reached += self.outputs(f, index, y, carry, step)
-            pulled = [*later, *(grad_ys[k] for k in self.tape.outputs(index))]
+            if outputs:
+                reached += self.outputs(f, index, y, carry, step)
+            pulled = [*later, *(now.grad_ys[k] for k in outputs)]
             pairs = zip(reached, pulled, strict=True)
             live = [(x, g) for x, g in pairs if g is not None and x.requires_grad]
+        inner, inputs = 1 + len(leaves), [y, *leaves, *now.pulls.tensors]
         if not live:
-            return [None] * (1 + len(leaves))
+            return [None] * inner
         ends, grads = zip(*live, strict=True)
-        found = torch.autograd.grad(ends, [y, *leaves, *again.tensors], grads, allow_unused=True)
-        inner = 1 + len(leaves)
-        for k, grad in enumerate(found[inner:]):
-            if grad is not None:
-                totals[k] = sum_of(totals[k], grad)
+        found = torch.autograd.grad(ends, inputs, grads, allow_unused=True)
+        now.pulls.add(found[inner:])
         return list(found[:inner])
 
     def _replayed(
@@ -231,14 +274,6 @@ class Rewind:
         if any(time != accepted.t1 for time in times):
             at = interpolant(self.plan.solver, f, span[:2], y, step)
         return [state_at(accepted, time, at) for time in times]
-
-
-def sum_of(total: Tensor | None, grad: Tensor) -> Tensor:
-    """Return the sum of two gradients, of which the first may not be there yet."""
-    if total is None:
-        return grad
-    # A dense tensor takes a sparse one, not the other way round.
-    return grad + total if total.is_sparse and not grad.is_sparse else total + grad
 
 
 def leaves_of(tree: Any) -> list[Tensor]:

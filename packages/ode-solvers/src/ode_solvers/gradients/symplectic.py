@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ode_core import UnsupportedError
+from ode_core.replay import recorded
 from ode_core.samples import SampleProblem
-from ode_solvers.gradients.rewind import Rewind, refuse_outside_of_torch, solve_recorded
+from ode_solvers.explicit import RungeKutta
+from ode_solvers.gradients.rewind import Pass, Rewind, refuse_outside_of_torch, solve_recorded
 from ode_solvers.gradients.sample_forward import refuse_what_has_no_row
 from ode_solvers.gradients.sample_rewind import solve_samples_recorded
 from ode_solvers.gradients.tape import Budget
+from ode_solvers.gradients.transposed import pull_back
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ode_core import Plan
     from ode_core.problem import Problem
     from ode_core.protocols import VectorField
     from ode_core.replay import Again
+    from ode_solvers.gradients.tape import State
+
+    Grads = list[Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -59,22 +68,67 @@ class _Stages(Rewind):
     @staticmethod
     def evaluated(again: Again) -> VectorField:
         """Return a field that forgets how each of its values came about."""
+        return _Forgetful(again)
 
-        def evaluate(t: Any, y: Tensor) -> Tensor:
-            slope: Tensor = _Stage.apply(again, t, y, *again.tensors)
-            return slope
+    def _pulled_back(
+        self, index: int, state: State, after: Tensor | None, later: Grads, now: Pass
+    ) -> Grads | None:
+        """Return a step's gradients; those of an explicit Runge-Kutta step by its table."""
+        solver, (t0, t1, _) = self.plan.solver, self.tape.span(index)
+        if not (isinstance(solver, RungeKutta) and self.only_at_end(index)):
+            return super()._pulled_back(index, state, after, later, now)
+        grad = self.at_end(index, later, now)
+        if grad is None:
+            return [None]
+        return [pull_back(solver, now.again, (t0, t1), state.y, grad, now.pulls)]
 
-        return evaluate
+
+class _Forgetful:
+    """A field that keeps the graph of the last evaluation of a step alone.
+
+    That is the first to be differentiated. Which one it is is known from the step before: it had so
+    many, where it has others the graph is made again as for any other evaluation.
+    """
+
+    def __init__(self, again: Again) -> None:
+        self._again = again
+        self._made, self._last = 0, -1
+
+    def __call__(self, t: Any, y: Tensor) -> Tensor:
+        """Return what the field returns, differentiable once."""
+        self._made += 1
+        slope: Tensor = _Stage.apply(self, self._made == self._last, t, y, *self._again.tensors)
+        return slope
+
+    def recorded(self, t: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a slope with a graph from the other, the state as a leaf."""
+        return recorded(partial(self._again, t), y)
+
+    def forgotten(self, t: Any, y: Tensor) -> Tensor:
+        """Return a slope without a graph; f may return a tensor of its own, this is an alias."""
+        return self._again(t, y).detach()
+
+    def pulled(self, slope: Tensor, y: Tensor, grad: Tensor) -> Sequence[Tensor | None]:
+        """Return the gradients of a slope's state and tensors from its own."""
+        # A step is over when its first evaluation is differentiated.
+        if self._made:
+            self._made, self._last = 0, self._made
+        inputs = (y, *self._again.tensors)
+        if not slope.requires_grad:
+            return (None,) * len(inputs)
+        return torch.autograd.grad(slope, inputs, grad, allow_unused=True)
 
 
 class _Stage(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, again: Again, t: Any, y: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, field: _Forgetful, last: bool, t: Any, y: Tensor, *tensors: Tensor
+    ) -> Tensor:
         del tensors
-        ctx.again, ctx.t = again, t
+        ctx.field, ctx.t = field, t
         ctx.save_for_backward(y)
-        # An alias: f may return a tensor of its own, which must not become part of a graph.
-        return again(t, y).detach()
+        ctx.recorded = field.recorded(t, y) if last else None
+        return ctx.recorded[0].detach() if last else field.forgotten(t, y)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -83,12 +137,6 @@ class _Stage(torch.autograd.Function):
                 "gradient='symplectic' offers no second derivatives (create_graph=True); take "
                 "gradient='direct' or 'checkpoint'"
             )
-        again = ctx.again
-        with torch.enable_grad():
-            y = ctx.saved_tensors[0].detach().requires_grad_()
-            slope = again(ctx.t, y)
-        inputs = (y, *again.tensors)
-        if not slope.requires_grad:
-            return (None,) * (2 + len(inputs))
-        found = torch.autograd.grad(slope, inputs, grad, allow_unused=True)
-        return None, None, *found
+        recorded = ctx.recorded or ctx.field.recorded(ctx.t, *ctx.saved_tensors)
+        ctx.recorded = None
+        return None, None, None, *ctx.field.pulled(*recorded, grad)

@@ -97,7 +97,10 @@ class Tape:
         if index % self._stride:
             return
         own = self._plan.solver.one_step or (accepted.fresh and not self._begun(index))
-        carry = None if own else pytree.tree_map(_detached, accepted.carry)
+        carry = None if own else accepted.carry
+        if carry is not None and not index:
+            # One that an earlier solve has left may have a graph.
+            carry = pytree.tree_map(_detached, carry)
         state = State(accepted.y0, carry)
         if not index:
             self.slots = self._budget.slots(state)

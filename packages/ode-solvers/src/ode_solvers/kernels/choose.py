@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from ode_core import ArgumentError, PluginError
-from ode_solvers.kernels.contract import Kernel
+from ode_solvers.kernels.contract import Kernel, RowKernel
 from ode_solvers.kernels.cpu import Chain
 from ode_solvers.kernels.native import Native, available
+from ode_solvers.kernels.native_rows import NativeRows
 from ode_solvers.kernels.reference import Reference
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def named(name: str) -> Kernel:
     if name == "native":
         if not available():
             raise PluginError("kernel='native' needs a C compiler: install gcc or clang")
-        return Native()
+        return NativeRows()
     if name == "triton":
         if not _has_triton():
             raise PluginError("kernel='triton' needs Triton: pip install 'ode-solvers[triton]'")
@@ -50,14 +51,23 @@ def for_state(y: Tensor, *, shared: bool = True) -> Kernel:
     if torch.compiler.is_compiling():
         # The compiler fuses what it can see: plain operations.
         return CHAIN
+    if not shared:
+        return for_rows(y)
     if y.is_cpu:
         return _for_cpu()
-    return named("triton" if y.is_cuda and shared and _has_triton() else "cpu")
+    return named("triton" if y.is_cuda and _has_triton() else "cpu")
+
+
+def for_rows(y: Tensor) -> RowKernel:
+    """Return the kernel for the rows of a state with per-sample steps."""
+    kernel = named("native" if y.is_cpu and available() else "cpu")
+    # Both have all that rows need; to look for it takes longer than to use it.
+    return cast("RowKernel", kernel)
 
 
 @cache
 def _for_cpu() -> Kernel:
-    return named("native" if available() else "cpu")
+    return Native() if available() else named("cpu")
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from ode_core import Tolerance
-from ode_solvers.tableau import Row
+from ode_solvers.tableau import Dense, Row
 
 
 @runtime_checkable
@@ -49,4 +49,23 @@ class Kernel(Protocol):
         row `solution`. A norm is a float, or `[B]` with per-sample steps; it is infinite where the
         estimate or the new state is not finite.
         Only the state is differentiable.
+        """
+
+
+@runtime_checkable
+class RowKernel(Kernel, Protocol):
+    """A kernel for per-sample steps, which also evaluates the continuous output of single rows."""
+
+    def outputs(
+        self,
+        y: Tensor,
+        dt: Tensor,
+        dense: Dense,
+        ks: Sequence[Tensor],
+        rows: Tensor,
+        theta: Tensor,
+    ) -> Tensor:
+        """Return y + dt sum_i b_i(theta) ks[i] in the `[n]` rows, at `[n]` thetas, `[n, ...]`.
+
+        `dt` is `[B]`; the b_i are those of the continuous output `dense`.
         """

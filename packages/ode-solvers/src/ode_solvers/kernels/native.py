@@ -21,21 +21,21 @@ from ode_solvers.kernels.sweep import Sweep, joined
 from ode_solvers.tableau import Row
 
 # Slopes of a step; dopri8 has seventeen with those of its continuous output.
-_MOST = 32
+MOST = 32
 _ROWS_KEPT = 1024
 # From this size on torch shares an operation among its threads, and C does not.
 _SHARED = 32768
 # From this size on what a node of its own saves in memory passes is more than what it costs.
 _SWEPT = 1024
-_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 _CHAIN = Chain()
 
 
 class _Row(ctypes.Structure):
     _fields_ = (
         ("count", ctypes.c_int64),
-        ("index", ctypes.c_int64 * _MOST),
-        ("weight", ctypes.c_double * _MOST),
+        ("index", ctypes.c_int64 * MOST),
+        ("weight", ctypes.c_double * MOST),
     )
 
 
@@ -47,10 +47,10 @@ class Slopes:
         "sweep", "token",
     )  # fmt: skip
 
-    def __init__(self, h: float, y: Tensor, functions: tuple[Callable[..., Any], ...]) -> None:
+    def __init__(self, h: Any, y: Tensor, functions: tuple[Callable[..., Any], ...]) -> None:
         self.h, self.size = h, y.numel()
         self.combine, self.finish = functions
-        self.pointers = (ctypes.c_void_p * _MOST)()
+        self.pointers = (ctypes.c_void_p * MOST)()
         self.kept: list[Tensor] = []
         self._y, self._dtype, self._strides = y, y.dtype, y.stride()
         self.sweep: Sweep | None = None
@@ -96,7 +96,7 @@ class Native:
     def prepare(self, dt: float | Tensor, y: Tensor) -> Any:
         """Return the step size with room for the slopes, or as `Chain` takes it."""
         functions = _functions(y.dtype) if type(y) is Tensor and y.is_cpu else None
-        if functions is None or isinstance(dt, Tensor) or not _plain(y):
+        if functions is None or isinstance(dt, Tensor) or not plain(y):
             return _CHAIN.prepare(dt, y)
         return Slopes(dt, y, functions)
 
@@ -108,9 +108,9 @@ class Native:
             # Torch needs but one pass for this, too, and has the shorter way.
             ((index, weight),) = row
             return torch.add(y, ks[index], alpha=h.h * weight)
-        if len(ks) > _MOST:
+        if len(ks) > MOST:
             return _CHAIN.combine(y, h.h, row, ks)
-        if torch.is_grad_enabled() and _recorded(y, ks):
+        if torch.is_grad_enabled() and recorded(y, ks):
             return _recorded_sum(y, h, row, ks)
         return _sum(y, h, row, ks)
 
@@ -130,7 +130,7 @@ class Native:
         y = self.combine(y0, h, solution, ks) if y1 is None else y1
         rtol, atol = tolerance.rtol, tolerance.atol
         simple = type(tolerance) is Tolerance and type(rtol) is type(atol) is float
-        if not simple or tolerance.segments or len(ks) > _MOST:
+        if not simple or tolerance.segments or len(ks) > MOST:
             return _CHAIN.finish(y0, y, h.h, solution, errors, ks, tolerance)
         h.take(ks)
         start, end, norms = y0.data_ptr(), y.data_ptr(), []
@@ -161,7 +161,7 @@ def _recorded_sum(y: Tensor, h: Slopes, row: Row, ks: Sequence[Tensor]) -> Tenso
 def _weigh(combine: Callable[..., Any], h: float, row: Row, xs: Mapping[int, Tensor]) -> Tensor:
     out = torch.empty_like(xs[row[0][0]])
     strides, kept = out.stride(), []
-    pointers = (ctypes.c_void_p * _MOST)()
+    pointers = (ctypes.c_void_p * MOST)()
     for index, _ in row:
         x = xs[index]
         if x.stride() != strides:
@@ -173,7 +173,8 @@ def _weigh(combine: Callable[..., Any], h: float, row: Row, xs: Mapping[int, Ten
     return out
 
 
-def _recorded(y: Tensor, ks: Sequence[Tensor]) -> bool:
+def recorded(y: Tensor, ks: Sequence[Tensor]) -> bool:
+    """Return whether a sum of these has a gradient."""
     return y.requires_grad or any(k.requires_grad for k in ks)
 
 
@@ -182,7 +183,7 @@ def available() -> bool:
     return library() is not None
 
 
-def _plain(y: Tensor) -> bool:
+def plain(y: Tensor) -> bool:
     """Return whether C sees what torch would see, and is not slower than torch's threads."""
     size = y.numel()
     if not 0 < size <= _SHARED and (size == 0 or torch.get_num_threads() > 1):
@@ -200,10 +201,10 @@ def _plain(y: Tensor) -> bool:
 @cache
 def _functions(dtype: torch.dtype) -> tuple[Callable[..., Any], ...] | None:
     made = library()
-    if made is None or dtype not in _SUFFIX:
+    if made is None or dtype not in SUFFIX:
         return None
-    combine = getattr(made, f"combine_{_SUFFIX[dtype]}")
-    finish = getattr(made, f"finish_{_SUFFIX[dtype]}")
+    combine = getattr(made, f"combine_{SUFFIX[dtype]}")
+    finish = getattr(made, f"finish_{SUFFIX[dtype]}")
     pointer, number = ctypes.c_void_p, ctypes.c_double
     combine.argtypes = (pointer, pointer, pointer, pointer, number, ctypes.c_int64)
     combine.restype = None
@@ -215,6 +216,11 @@ def _functions(dtype: torch.dtype) -> tuple[Callable[..., Any], ...] | None:
 # Where each row lies in memory as C reads it. By identity: to hash a row takes longer than to add
 # it up. A row that is kept keeps its id.
 _ROWS: dict[int, tuple[int, Row, _Row]] = {}
+
+
+def packed(row: Row) -> int:
+    """Return where a row lies in memory as C reads it."""
+    return (_ROWS.get(id(row)) or _packed(row))[0]
 
 
 def _packed(row: Row) -> tuple[int, Row, _Row]:

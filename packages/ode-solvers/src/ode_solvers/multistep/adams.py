@@ -14,6 +14,7 @@ from ode_core.rows import where
 from ode_solvers.explicit import Polynomial, RungeKutta
 from ode_solvers.multistep.differences import Numbers
 from ode_solvers.multistep.order import choose
+from ode_solvers.multistep.transposed import past_of, pull_back
 from ode_solvers.multistep.window import Output, Window, window_of
 from ode_solvers.reversible import size
 from ode_solvers.tables.dopri5 import DOPRI5
@@ -21,6 +22,7 @@ from ode_solvers.tables.dopri5 import DOPRI5
 if TYPE_CHECKING:
     from ode_core import Tolerance
     from ode_core.protocols import Interpolant, VectorField
+    from ode_solvers.reversible import Pull
 
 Carry = tuple[Tensor, Tensor]
 _START = RungeKutta(DOPRI5)
@@ -153,6 +155,24 @@ class Adams:
         young = window.moves & (window.known < self._terms)
         begun = Polynomial(DOPRI5, t1 - t0, y0, step.y, slopes) if slopes else None
         return Output(window, y0, step.y, term if self.corrects else None, begun, young)
+
+    def pull_step(
+        self,
+        field: VectorField,
+        span: tuple[float, float],
+        start: tuple[Tensor, Carry],
+        y1: Tensor,
+        grads: tuple[Tensor, Carry],
+        pull: Pull,
+    ) -> tuple[Tensor, Carry] | None:
+        """Return the gradients of the state and the carry at t0 from those at t1.
+
+        None for one of the first steps, which are another method's.
+        """
+        past = past_of(span, start[1])
+        if past.known < self._terms:
+            return None
+        return pull_back(past, field, span[1], (start[0], y1), grads, pull, corrects=self.corrects)
 
     def _begun(self, first: Step, window: Window) -> _Made:
         slope = first.carry[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -91,7 +91,8 @@ def _past(terms: Numbers, *gaps: Numbers) -> Tensor:
     return past if isinstance(past, Tensor) else torch.from_numpy(past)
 
 
-def _on_host(past: Tensor) -> Numbers:
+def on_host(past: Tensor) -> Numbers:
+    """Return the numbers of the carry of a shared step as NumPy's."""
     # Within a transform of torch.func a tensor has no memory that NumPy could share.
     return np.array(past.tolist()) if transformed() else past.numpy()
 
@@ -100,20 +101,38 @@ def window_of(t0: Any, t1: Any, y: Tensor, carry: tuple[Tensor, Tensor]) -> Wind
     """Return the past of a step from t0 to t1, of the state `y`, from the solver's carry."""
     phi, past = carry[0], carry[1].detach()
     lead = past.dim() - 1
-    numbers: Numbers = past if lead else _on_host(past)
-    lib, terms, gaps = library(numbers), numbers[..., 0], numbers[..., 1:]
+    numbers: Numbers = past if lead else on_host(past)
+    terms, gaps = numbers[..., 0], numbers[..., 1:]
     h: Numbers = t1 - t0 if lead else np.asarray(t1 - t0)
     moves = h != 0.0
     if lead:
         # A step without length has weights as any other, and is multiplied by its own 0.
         h = torch.where(moves, h, torch.where(gaps[..., 0] == 0.0, 1.0, gaps[..., 0]))
-    beta = growth(h, gaps)
-    means = integrals(h, gaps, lib.ones_like(h))
-    triangle = beta[..., None, :] * _triangle(beta.shape[-1], beta.device if lead else None)
-    rows = lib.concatenate((triangle, weights(means, beta, terms)[..., None, :]), -2)
+    if isinstance(numbers, Tensor):
+        beta, means, rows = _rows(h, gaps, terms)
+    else:
+        beta, means, rows = rows_of(float(h), numbers.tobytes())
     sums = _applied(rows, phi, lead)
     known = 1.0 + (gaps != 0.0).sum(-1)
     return Window(lead, phi, beta, h, size(t0, t1, y), moves, gaps, terms, known, means, sums)
+
+
+# A backward pass asks again for what the forward solve asked for last.
+@lru_cache(maxsize=512)
+def rows_of(h: float, past: bytes) -> tuple[Numbers, Numbers, Numbers]:
+    """Return the weights of a shared step of size h: beta, the integrals, and those of `sums`.
+
+    `past` is the second part of the carry, as it lies in memory.
+    """
+    numbers = np.frombuffer(past)
+    return _rows(np.asarray(h), numbers[1:], numbers[0])
+
+
+def _rows(h: Numbers, gaps: Numbers, terms: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    lib, beta = library(gaps), growth(h, gaps)
+    means = integrals(h, gaps, lib.ones_like(h))
+    triangle = beta[..., None, :] * _triangle(beta.shape[-1], None if lib is np else beta.device)
+    return beta, means, lib.concatenate((triangle, weights(means, beta, terms)[..., None, :]), -2)
 
 
 def weights(means: Numbers, beta: Numbers, terms: Numbers) -> Numbers:

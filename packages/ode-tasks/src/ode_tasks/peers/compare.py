@@ -98,7 +98,7 @@ def _entered(
         yield row | {"status": SKIPPED, "reason": str(error)}
         return
     for variant in variants:
-        own = row | {"variant": variant.name, "gradient_kind": variant.kind}
+        own = row | {"variant": variant.name, "gradient_kind": variant.kind, "base": variant.base}
         try:
             prepared = peer.prepare(posed, variant, direction, settings.threads)
             clock = Clock(settings.device, settings.threads)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ode_tasks.benchmark.cell import OK
 from ode_tasks.measure import machine
 from ode_tasks.peers.compare import versions
-from ode_tasks.peers.contest import SUITE
+from ode_tasks.peers.contest import BACKWARD, SUITE
 from ode_tasks.peers.plot import draw_growth, draw_works, slopes
 
 if TYPE_CHECKING:
@@ -46,9 +46,14 @@ def described(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row], facts: str) -> str:
-    """Return the tables: one for each direction and device, and the slopes of what grows."""
+    """Return the tables: in short, for each direction and device, and slopes of what grows."""
     parts = [facts + "."]
     single = [row for row in rows if not row["grows"]]
+    short = summary(single)
+    if short:
+        parts.append("## In short")
+        columns = {title: _number(title) for line in short for title in line}
+        parts.append(_table(short, columns))
     for device in dict.fromkeys(row["device"] for row in single):
         for direction in dict.fromkeys(row["direction"] for row in single):
             some = [r for r in single if (r["device"], r["direction"]) == (device, direction)]
@@ -63,6 +68,32 @@ def markdown(rows: Sequence[Row], facts: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def summary(rows: Sequence[Row]) -> list[Row]:
+    """Return a line a work and kind of gradient: the suite over the floor, the peers over it.
+
+    Of a peer's variants the fastest counts; the suite's is the one that it is compared by. In
+    brackets is the ratio of times by call of f.
+    """
+    lines: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        if row["status"] != OK or "times_suite" not in row:
+            continue
+        key = row["device"], row["direction"], row["gradient_kind"], row["summary"]
+        kind = f", {row['gradient_kind']}" if row["direction"] == BACKWARD else ""
+        line = lines.setdefault(
+            key, {"work": row["summary"], "passes": f"{row['direction']}{kind}, {row['device']}"}
+        )
+        if row["peer"] == SUITE:
+            if row["base"]:
+                line["suite × floor"] = row["over_floor"]
+            continue
+        ratio, a_call = row["times_suite"], row["times_suite_a_call"]
+        before = line.get(row["peer"])
+        if before is None or ratio < float(before.split()[0]):
+            line[row["peer"]] = f"{ratio:.3g} ({a_call:.3g})"
+    return list(lines.values())
+
+
 _Columns = dict[str, "Callable[[Row], str]"]
 
 
@@ -71,7 +102,10 @@ def _number(name: str, digits: int = 3, scale: float = 1.0) -> Callable[[Row], s
         value: Any = row.get(name)
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return ""
-        return f"{value * scale:.{digits}g}" if isinstance(value, float) else str(value)
+        if not isinstance(value, float):
+            return str(value)
+        size = value * scale
+        return f"{size:.0f}" if abs(size) >= 10**digits else f"{size:.{digits}g}"
 
     return shown
 
