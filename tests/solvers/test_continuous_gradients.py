@@ -13,8 +13,10 @@ import torch
 import ode_core
 from ode_core import ArgumentError, Event, SolveError, UnsupportedError, solve
 from ode_solvers import Adjoint, Interpolated, Reversible
+from ode_solvers.gradients import stages
 from ode_solvers.gradients.anchors import Anchors
 from ode_solvers.gradients.quadrature import GAUSS, KRONROD
+from ode_solvers.gradients.stages import ByStages
 from tests.problems import F64, lotka_volterra
 
 COUPLED = Reversible("dopri5")
@@ -47,10 +49,11 @@ def test_van_der_pol_is_right_or_refused(mu, gradient):
 
 def test_without_the_belt_van_der_pol_is_wrong_in_silence_and_with_anchors_it_is_not():
     assert abs(van_der_pol_gradient(5, Adjoint(anchors=0))) > 1e6
-    with pytest.raises(SolveError, match="left the forward solution: at t = .* tolerances away"):
+    with pytest.raises(SolveError, match="the backward solve of gradient='adjoint'"):
         van_der_pol_gradient(5, "adjoint")
     # More anchors, and the reconstruction never strays: mu = 3 needs them.
-    with pytest.raises(SolveError, match="more anchors"):
+    away = "left the forward solution: at t = .* tolerances away.* more anchors"
+    with pytest.raises(SolveError, match=away):
         van_der_pol_gradient(3, "adjoint")
     assert van_der_pol_gradient(3, Adjoint(anchors=64)) == pytest.approx(VAN_DER_POL[3], rel=1e-3)
 
@@ -201,10 +204,8 @@ def test_outputs_add_impulses_and_no_restarts(gradient):
         found, stats = trained(gradient, times, rtol=1e-6, atol=1e-6)
         calls[count] = stats.backward_f_calls
         assert off(found, trained("direct", times, rtol=1e-10, atol=1e-10)[0]) < 1e-4
-    # A step ends at every output, and with the polynomials at every node of the forward solve.
-    nodes = calls[2] if gradient.name == "interpolated" else 0.2 * calls[2]
-    assert calls[11] < 1.25 * calls[2]
-    assert calls[101] <= 7 * 101 + nodes
+    assert calls[11] < 1.35 * calls[2]
+    assert calls[101] <= 7 * 101 + 0.2 * calls[2]
     # An output that the loss does not look at is no place to stop at.
     _, ends = trained(gradient, torch.linspace(0, 5, 101), last=True, rtol=1e-6, atol=1e-6)
     assert ends.backward_f_calls <= 1.02 * calls[2]
@@ -212,15 +213,18 @@ def test_outputs_add_impulses_and_no_restarts(gradient):
 
 @pytest.mark.parametrize("name", ["dopri5", "dopri8", "bosh3", "rk4", "euler"])
 @pytest.mark.parametrize("norm", ["full", "semi"])
-def test_the_sums_are_what_the_solver_would_integrate(name, norm):
+def test_the_sums_are_what_the_solver_would_integrate(name, norm, monkeypatch):
     """The same steps with the parameters' gradient inside the state and outside of it."""
+    monkeypatch.setattr(stages, "_MARGIN", 0.0)  # the same first step
     adaptive = ode_core.solvers[name].adaptive
     options = {"rtol": 1e-6, "atol": 1e-6} if adaptive else {"dt": 0.05}
     times = [0.0, 0.4, 1.0]
     inside = Adjoint(norm=norm, anchors=0, backward=lambda adjoint, plan, times: plan)
     a, first = trained(inside, times, solver=name, **options)
     b, second = trained(Adjoint(norm=norm, anchors=0), times, solver=name, **options)
-    assert first.backward_f_calls == second.backward_f_calls
+    # Where the solve ends or starts anew dopri8 is not asked for a slope to go on with.
+    saved = 2 if name == "dopri8" else 0
+    assert first.backward_f_calls - saved == second.backward_f_calls
     assert off(b, a) < 1e-12
 
 
@@ -239,14 +243,18 @@ def test_other_solvers_sums_converge_with_the_tolerance(name, norm):
 @pytest.mark.parametrize("name", ["dopri5", "rk4", "kvaerno5"])
 def test_no_stage_holds_a_copy_of_the_parameters(name, monkeypatch):
     seen = set()
-    kind = type(ode_core.solvers.create(name))
-    real = kind.step
 
-    def step(self, field, t0, t1, y, carry, tolerance):
-        seen.add(y.numel())
-        return real(self, field, t0, t1, y, carry, tolerance)
+    def watch(kind):
+        real = kind.step
 
-    monkeypatch.setattr(kind, "step", step)
+        def step(self, field, t0, t1, y, carry, tolerance):
+            seen.add(y.numel())
+            return real(self, field, t0, t1, y, carry, tolerance)
+
+        monkeypatch.setattr(kind, "step", step)
+
+    watch(type(ode_core.solvers.create(name)))
+    watch(ByStages)
     options = {"dt": 0.25} if name == "rk4" else {}
     trained("adjoint", [0.0, 1.0], solver=name, **options)
     assert seen == {4, 8}

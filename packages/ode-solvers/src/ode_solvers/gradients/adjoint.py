@@ -23,8 +23,7 @@ from ode_core.replay import Replay
 from ode_core.samples import SampleProblem
 from ode_solvers.gradients.anchors import Anchors, Belt, loosest
 from ode_solvers.gradients.augmented import Augmented
-from ode_solvers.gradients.backward import Backward, packed_plan, pulled, until
-from ode_solvers.gradients.quadrature import Totals
+from ode_solvers.gradients.backward import Backward, following, packed_plan, pulled, system, until
 from ode_solvers.gradients.sample_adjoint import solve_samples_adjoint
 from ode_solvers.gradients.sample_forward import refuse_what_has_no_row
 
@@ -47,8 +46,8 @@ class Adjoint:
     output, where y is set to the stored state. The parameters' gradient is the integral of
     -a df/dtheta, summed up step by step. The gradient is that of the continuous problem: it
     converges with the tolerance and can be far off with few, large steps. `solver`, `rtol` and
-    `atol` default to those of the forward solve; fixed steps, and a solver without an error
-    estimate, go back over the nodes of the forward solve.
+    `atol` default to those of the forward solve, whose last step size is then the first; fixed
+    steps, and a solver without an error estimate, go back over the nodes of the forward solve.
 
     `norm="semi"` leaves the parameters' gradient out of the error control: fewer steps. With
     per-sample steps, none of which is its own, its sums are refined within them, or not.
@@ -56,9 +55,9 @@ class Adjoint:
     At most `anchors` accepted states, of every sample where steps are its own, are stored beside
     the outputs, never more than every fourth.
     Where the backward solve's state has left one of them, or the start, by more than a tolerance,
-    it is set to it; beyond 100 tolerances SolveError is raised, or with `drift="warn"`, and
-    always with fixed steps, a warning is given. `anchors=0` is the plain algorithm, which looks at
-    nothing.
+    within a shared step by more than five, it is set to it; beyond 100 tolerances SolveError is
+    raised, or with `drift="warn"`, and always with fixed steps, a warning is given. `anchors=0` is
+    the plain algorithm, which looks at nothing.
 
     `parameters` are the tensors that get gradients beside y0 and the times; by default they are
     found by watching f. `backward(adjoint, plan, times)` may replace the plan of the backward solve
@@ -152,6 +151,7 @@ class Adjoint:
         replay.settle()
         if trajectory.status.failed:
             return trajectory
+        back = following(back, plan, trajectory)
         problem = problem.at(trajectory.times, trajectory.wanted)
         ends = until(nodes, problem.times[-1])
         tensors = watched.tensors if self.parameters is None else self.parameters
@@ -165,7 +165,7 @@ class Adjoint:
         return trajectory
 
     def _plan(self, plan: Plan) -> Plan:
-        """Return the plan of the backward solve; its first step is sought anew."""
+        """Return the plan of the backward solve, without a first step."""
         own = solvers.create(self.solver) if isinstance(self.solver, str) else self.solver
         solver = plan.solver if own is None else own
         given = self.rtol is not None or self.atol is not None
@@ -242,16 +242,15 @@ class _Pull:
         problem, method, y0 = self.problem, self.method, known[-1]
         # SciPy's steps, and a plan of one's own, see the parameters' gradient in the state.
         inside = method.backward is not None or getattr(self.plan.solver, "chooses_steps", False)
-        adjoint = Augmented(again, y0, parameters if inside else (), timed=timed)
         semi = method.norm == "semi"
-        totals = None
-        if not inside:
-            totals = Totals(parameters, y0, None if semi else self.plan.tolerance)
+        adjoint, totals = system(
+            again, y0, parameters, self.plan, inside=inside, semi=semi, timed=timed
+        )
         plan = packed_plan(self.plan, adjoint, self.kept.nodes, semi=semi)
-        if method.backward is not None:
+        if method.backward is not None and isinstance(adjoint, Augmented):
             plan = method.backward(adjoint, plan, problem.times)
         belt = self._belt(y0, fixed=plan.tolerance is None)
-        back = Backward(problem, plan, self.kept.nodes, method.name, belt)
+        back = Backward(problem, plan, method.name, belt)
         return pulled(back, adjoint, totals, known, timed=timed)
 
     def _belt(self, y0: Tensor, *, fixed: bool) -> Belt | None:

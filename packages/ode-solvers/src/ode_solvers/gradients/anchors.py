@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 # States kept from a short solve would cost more than they tell: its ends are known.
 SPACING = 4
-# In tolerances: what is set right, and what is no longer to be trusted.
-NEAR, FAR = 1.0, 100.0
+# In tolerances: what is set right at the end of a step, what makes a step end there, and what is
+# no longer to be trusted.
+NEAR, _INSIDE, FAR = 1.0, 5.0, 100.0
 # Units of rounding that add up unseen, and a tolerance that no solve comes near to.
 _ROUNDING, _FINE = 16, 1e-12
 
@@ -46,41 +48,51 @@ class Anchors:
             self._spacing *= 2
 
 
-def loosest(tolerances: Sequence[Tolerance], dtype: torch.dtype) -> list[Tolerance]:
+def loosest(tolerances: Sequence[Tolerance], dtype: torch.dtype) -> Tolerance:
     """Return what the two solves of a state may differ by: tolerances, or what the dtype holds."""
     eps = _ROUNDING * torch.finfo(dtype).eps
-    own = {id(x): x for x in tolerances}
-    return [*own.values(), *([Tolerance(eps, eps)] if eps > _FINE else [])]
+    finest = [Tolerance(eps, eps)] if eps > _FINE else []
+    return reduce(_looser, [*tolerances, *finest])
+
+
+def _looser(a: Tolerance, b: Tolerance) -> Tolerance:
+    return a if a is b else Tolerance(_larger(a.rtol, b.rtol), _larger(a.atol, b.atol))
+
+
+def _larger(a: float | Tensor, b: float | Tensor) -> float | Tensor:
+    if isinstance(a, torch.Tensor):
+        return a.maximum(torch.as_tensor(b, dtype=a.dtype, device=a.device))
+    return _larger(b, a) if isinstance(b, torch.Tensor) else max(a, b)
 
 
 class Belt:
     """What is done where the backward solve's state has left a stored one.
 
-    `states` are the anchors by time. The two solves that differ may have a tolerance each: the
-    looser one counts. `strict` raises where the difference is beyond 100 tolerances; otherwise one
-    warning is given.
+    `states` are the anchors by time. `strict` raises where the difference is beyond 100 tolerances;
+    otherwise one warning is given.
     """
 
     def __init__(
         self,
         states: dict[float, Tensor],
-        tolerances: Sequence[Tolerance],
+        tolerance: Tolerance,
         advice: str,
         *,
         strict: bool,
     ) -> None:
         self.states = states
-        self._tolerances = tolerances
+        self._tolerance = tolerance
         self._advice = advice
         self._strict = strict
         self._warned = False
 
-    def left(self, t: float, rebuilt: Tensor, stored: Tensor) -> bool:
+    def left(self, t: float, rebuilt: Tensor, stored: Tensor, *, within: bool) -> bool:
         """Return whether the state at `t` has left the stored one by more than a tolerance.
 
-        Raises SolveError, or warns, beyond 100 tolerances.
+        `within` a step, where its polynomial adds an error of its own, by more than a few. Raises
+        SolveError, or warns, beyond 100 tolerances.
         """
-        away = min(x.norm(rebuilt - stored, stored, stored) for x in self._tolerances)
+        away = self._tolerance.norm(rebuilt - stored, stored, stored)
         if not away <= FAR:
             if self._strict:
                 raise SolveError(
@@ -98,4 +110,4 @@ class Belt:
                     GradientWarning,
                     stacklevel=2,
                 )
-        return not away <= NEAR
+        return not away <= (_INSIDE if within else NEAR)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 
-from ode_core import FixedSteps, SolveError
+from ode_core import FixedSteps, SolveError, Tolerance
 from ode_core.interpolation import interpolant
 from ode_core.loops.march import Again, Log, Stop, march
 from ode_core.loops.outputs import stops_of
 from ode_core.solution import Status
-from ode_solvers.gradients.quadrature import Totals, summing
+from ode_solvers.explicit import RungeKutta
+from ode_solvers.gradients.augmented import Augmented
+from ode_solvers.gradients.pair import Pair
+from ode_solvers.gradients.quadrature import ByNodes
+from ode_solvers.gradients.stages import ByStages
+from ode_solvers.gradients.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +27,12 @@ if TYPE_CHECKING:
     from ode_core import Plan, Solver
     from ode_core.loops.march import Accepted
     from ode_core.problem import Problem
+    from ode_core.solution import Trajectory
     from ode_solvers.gradients.anchors import Belt
-    from ode_solvers.gradients.augmented import Augmented
+    from ode_solvers.gradients.augmented import Field, Path
+
+System = Augmented | Pair
+"""What is solved backwards; explicit methods advance a pair of states."""
 
 # Beyond these parts of a step two times are the same, and a state is at a step's end.
 _SLIVER, _NEAR = 1e-9, 1e-6
@@ -33,20 +42,16 @@ _SLIVER, _NEAR = 1e-9, 1e-6
 class Backward:
     """A backward solve from the last output to the start.
 
-    `nodes` are the ends of the forward solve's steps, from its first time to its last; `by_nodes`
-    ends chosen steps there too. Where `belt` is given the solve's own states are held against the
-    stored ones.
+    Where `belt` is given the solve's own states are held against the stored ones.
     """
 
     problem: Problem
     plan: Plan
-    nodes: tuple[float, ...]
     name: str
     belt: Belt | None = None
-    by_nodes: bool = False
 
     def run(
-        self, adjoint: Augmented, totals: Totals | None, grad_ys: Tensor, ys: Tensor, still: int
+        self, adjoint: System, totals: Totals | None, grad_ys: Tensor, ys: Tensor, still: int
     ) -> Tensor:
         """Return the packed state at t0, the gradient of every output added on the way.
 
@@ -58,16 +63,13 @@ class Backward:
         impulses, stored = self._outputs(grad_ys, ys, still, jumps)
         last = times[-1]
         state = adjoint.pack(stored[last], impulses.pop(last, torch.zeros_like(stored[last])))
-        solver = self.plan.solver if totals is None else summing(self.plan.solver, totals)
+        stops = self._stops(impulses, jumps)
+        solver = self._summing(totals, stops)
+        plan = replace(self.plan, solver=solver)
+        if isinstance(solver, ByStages) and isinstance(adjoint, Pair) and plan.dt is not None:
+            plan = replace(plan, start=solver.begin(adjoint, last, state, plan.dt))
         log = Log()
-        steps = march(
-            adjoint,
-            state,
-            last,
-            self._stops(impulses, jumps),
-            replace(self.plan, solver=solver),
-            log,
-        )
+        steps = march(adjoint, state, last, stops, plan, log)
         visit = _Visit(self, solver, adjoint, {t: stored[t] for t in impulses})
         accepted = next(steps, None)
         while accepted is not None:
@@ -75,7 +77,7 @@ class Backward:
             if not isinstance(sent, Again):
                 state = accepted.step.y if sent is None else sent
                 if totals is not None:
-                    totals.add(accepted.step.dense[1])
+                    totals.accept()
                 if accepted.until in impulses:
                     t = accepted.until
                     state = sent = adjoint.impulse(state, stored[t], impulses[t])
@@ -86,6 +88,19 @@ class Backward:
         if log.status is not Status.SUCCESS:
             raise self._lost(log)
         return state
+
+    def _summing(self, totals: Totals | None, stops: Sequence[Stop]) -> Solver:
+        """Return the plan's solver, which also sums up the parameters' gradient."""
+        solver, tolerance = self.plan.solver, self.plan.tolerance
+        if totals is None:
+            return solver
+        # On the loop's clock such a step may be somewhat longer.
+        least = 2.0 * getattr(self.plan.controller, "dt_min", 0.0)
+        if _by_stages(solver):
+            within = tolerance and Tolerance(tolerance.rtol, tolerance.atol)
+            ends = frozenset(stop.end for stop in stops)
+            return ByStages(solver, totals, within, least, ends)
+        return ByNodes(solver, totals, least)
 
     def _outputs(
         self, grad_ys: Tensor, ys: Tensor, still: int, jumps: Sequence[Stop]
@@ -108,8 +123,7 @@ class Backward:
         """Return where the backward steps must end: impulses, the far sides of jumps, and t0."""
         start, last = self.problem.times[0], self.problem.times[-1]
         reached = {jump.end for jump in jumps} | {last}
-        kinks = self.nodes if self.by_nodes else ()
-        stops = {t: Stop(t, t) for t in (*impulses, *kinks, start) if t not in reached}
+        stops = {t: Stop(t, t) for t in (*impulses, start) if t not in reached}
         stops |= {jump.resume: Stop(jump.resume, jump.end) for jump in jumps}
         return [stops[t] for t in sorted(stops, reverse=last > start)]
 
@@ -126,7 +140,7 @@ class _Visit:
     """Holds the states of a backward solve against the stored ones that its steps pass."""
 
     def __init__(
-        self, backward: Backward, solver: Solver, adjoint: Augmented, stops: dict[float, Tensor]
+        self, backward: Backward, solver: Solver, adjoint: System, stops: dict[float, Tensor]
     ) -> None:
         self._belt, self._adjoint, self._solver = backward.belt, adjoint, solver
         self._chosen = not isinstance(backward.plan.controller, FixedSteps)
@@ -154,7 +168,7 @@ class _Visit:
                 )
                 state = at((t - t0) / length)
             rebuilt = self._adjoint.rebuilt(state)
-            left = rebuilt is not None and belt.left(t, rebuilt, stored)
+            left = rebuilt is not None and belt.left(t, rebuilt, stored, within=not ends)
             if left and not ends and self._chosen:
                 return Again((t - t0) / length)
             self._places.pop(0)
@@ -163,9 +177,38 @@ class _Visit:
         return None
 
 
+def system(
+    field: Field,
+    y0: Tensor,
+    parameters: tuple[Tensor, ...],
+    plan: Plan,
+    *,
+    inside: bool,
+    semi: bool,
+    timed: bool,
+    path: Path | None = None,
+) -> tuple[System, Totals | None]:
+    """Return the system to solve backwards, and the sums that stand outside of its state.
+
+    The parameters' gradient is `inside` where a solver has to see it.
+    """
+    if inside:
+        return Augmented(field, y0, parameters, timed=timed, path=path), None
+    if not _by_stages(plan.solver):
+        totals = Totals(parameters, y0, plan.tolerance, semi=semi)
+        return Augmented(field, y0, (), timed=timed, path=path), totals
+    totals = Totals(parameters, y0, plan.tolerance, semi=semi, timed=timed)
+    return Pair(field, y0, parameters, timed=timed, path=path), totals
+
+
+def _by_stages(solver: Solver) -> TypeGuard[RungeKutta]:
+    """Return whether a method's own weights can do the sums: its steps are those of a tableau."""
+    return isinstance(solver, RungeKutta) and type(solver).step is RungeKutta.step
+
+
 def pulled(
     back: Backward,
-    adjoint: Augmented,
+    adjoint: System,
     totals: Totals | None,
     known: tuple[Tensor, Tensor, Tensor],
     *,
@@ -189,8 +232,10 @@ def pulled(
         packed = adjoint.pack(y0, torch.zeros_like(y0))
     else:
         packed = back.run(adjoint, totals, grad_ys, ys, still)
-    _, a, inner, along = adjoint.unpack(packed)
-    grads += inner if totals is None else totals.gradients()
+    _, a, grads[:], along = adjoint.unpack(packed)
+    if totals is not None:
+        grads += totals.gradients()
+        along = along + totals.along
     problem.stats.backward_f_calls += field.calls - calls
     field.forget()
     if timed:
@@ -201,7 +246,18 @@ def pulled(
     return grad_y0 + a, grads
 
 
-def packed_plan(plan: Plan, adjoint: Augmented, nodes: tuple[float, ...], *, semi: bool) -> Plan:
+def following(back: Plan, plan: Plan, trajectory: Trajectory) -> Plan:
+    """Return the plan of a backward solve with a first step such as the forward solve ended with.
+
+    Where both solves do not choose their steps alike it is sought anew.
+    """
+    alike = back.solver is plan.solver and back.tolerance is plan.tolerance is not None
+    if trajectory.end is None or not alike or getattr(back.solver, "chooses_steps", False):
+        return back
+    return replace(back, dt=trajectory.end.dt)
+
+
+def packed_plan(plan: Plan, adjoint: System, nodes: tuple[float, ...], *, semi: bool) -> Plan:
     """Return a plan for the packed state: its tolerance, or the forward solve's nodes back."""
     if plan.tolerance is None:
         return replace(plan, controller=FixedSteps(nodes[::-1]), dt=None)

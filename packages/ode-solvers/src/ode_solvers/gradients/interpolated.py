@@ -16,9 +16,7 @@ from ode_core.loops.outputs import forward
 from ode_core.replay import Replay
 from ode_core.samples import SampleProblem
 from ode_core.solution import Piece
-from ode_solvers.gradients.augmented import Augmented
-from ode_solvers.gradients.backward import Backward, packed_plan, pulled, until
-from ode_solvers.gradients.quadrature import Totals
+from ode_solvers.gradients.backward import Backward, following, packed_plan, pulled, system, until
 from ode_solvers.gradients.sample_forward import refuse_what_has_no_row
 from ode_solvers.gradients.sample_interpolated import solve_samples_interpolated
 
@@ -37,11 +35,12 @@ class Interpolated:
     """Gradients from the adjoint ODE along the dense output that the forward solve has left.
 
     Backwards from t1 only a' = -a df/dy is solved, with y read from the steps' own polynomials: a
-    solution that cannot be solved backwards does no harm. Shared steps end where the polynomials
-    do. The parameters' gradient is summed up step by step. It converges with the tolerance of the
-    solve, whose steps and polynomials it goes by, and is not the gradient of the discrete solve.
-    Memory: the slopes of every accepted step, or with per-sample steps the states at as many points
-    of it as its polynomial needs.
+    solution that cannot be solved backwards does no harm. Its steps are chosen anew, whatever the
+    polynomials' ends; fixed ones go back over the nodes of the forward solve. The parameters'
+    gradient is summed up step by step. It converges with the tolerance of the solve, whose
+    polynomials it goes by, and is not the gradient of the discrete solve. Memory: the slopes of
+    every accepted step, or with per-sample steps the states at as many points of it as its
+    polynomial needs.
 
     Source: Hindmarsh et al., SUNDIALS, ACM TOMS 31 (2005), section 3.3 (CVODES); Daulbaev et al.,
     Interpolation technique to speed up gradients propagation in neural ODEs, NeurIPS 2020.
@@ -86,6 +85,7 @@ class Interpolated:
             return trajectory
         problem = problem.at(trajectory.times, trajectory.wanted)
         nodes = [problem.times[0], *(piece.t1 for piece in pieces)]
+        back = following(back, plan, trajectory)
         ends = until(nodes, problem.times[-1])
         pull = _Pull(problem, back, ends, tuple(pieces), self.name, replay)
         tensors = watched.tensors
@@ -120,11 +120,18 @@ class _Pull:
         with self.replay.again(tensors[:-1] if timed else tensors) as again:
             # SciPy's steps see the parameters' gradient in the state.
             inside = getattr(self.plan.solver, "chooses_steps", False)
-            parameters = again.tensors if inside else ()
-            adjoint = Augmented(again, y0, parameters, timed=timed, path=self._state)
-            totals = None if inside else Totals(again.tensors, y0, self.plan.tolerance)
+            adjoint, totals = system(
+                again,
+                y0,
+                again.tensors,
+                self.plan,
+                inside=inside,
+                semi=False,
+                timed=timed,
+                path=self._state,
+            )
             plan = packed_plan(self.plan, adjoint, self.nodes, semi=False)
-            back = Backward(self.problem, plan, self.nodes, self.name, by_nodes=True)
+            back = Backward(self.problem, plan, self.name)
             return pulled(back, adjoint, totals, (grad_ys, ys, y0), timed=timed)
 
     def _state(self, t: float) -> Tensor:

@@ -15,12 +15,12 @@ from ode_core.rows import along
 from ode_core.timegrad import move_outputs, move_start
 from ode_core.tolerance import SampleTolerance
 from ode_solvers.gradients.anchors import loosest
-from ode_solvers.gradients.quadrature import Totals
 from ode_solvers.gradients.sample_anchors import SampleAnchors, SampleBelt
 from ode_solvers.gradients.sample_augmented import StateAndAdjoint
 from ode_solvers.gradients.sample_backward import SampleBackward
 from ode_solvers.gradients.sample_forward import solved_samples
 from ode_solvers.gradients.sample_nodes import Nodes
+from ode_solvers.gradients.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,8 +91,9 @@ def _belt(method: Adjoint, plan: Plan, back: Plan, y0: Tensor) -> SampleBelt:
     tolerances = back.tolerance, plan.tolerance
     default = SampleTolerance(DEFAULT_RTOL, DEFAULT_ATOL)
     known = [x if isinstance(x, SampleTolerance) else default for x in tolerances]
+    allowed = loosest(known, y0.dtype)
     return SampleBelt(
-        [SampleTolerance(x.rtol, x.atol) for x in loosest(known, y0.dtype)],
+        [SampleTolerance(allowed.rtol, allowed.atol)],
         "take gradient='checkpoint', a tighter tolerance, smaller steps or more anchors",
         strict=method.drift == "raise" and None not in tolerances,
     )

@@ -11,7 +11,7 @@ import torch
 from ode_core.interpolation import interpolant
 from ode_core.rows import along, take, where
 from ode_core.tolerance import SampleTolerance
-from ode_solvers.gradients.quadrature import GAUSS, KRONROD, add
+from ode_solvers.gradients.quadrature import GAUSS, KRONROD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ode_core.protocols import Interpolant
     from ode_core.replay import Again
     from ode_solvers.gradients.augmented import Pulled
-    from ode_solvers.gradients.quadrature import Totals
+    from ode_solvers.gradients.totals import Totals
 
     SamplePath = Callable[[Tensor], Tensor]
 
@@ -181,28 +181,28 @@ def add_step(totals: Totals, adjoint: SampleAdjoint, solver: Solver, step: Sampl
     spans = [(0.0, 1.0)]
     while spans:
         low, high = spans.pop()
-        sums, errors = _sums(totals, adjoint, at, step, (low, high), solver.order)
-        norms = totals.norms(sums, [errors, sums]) if errors else ()
-        if norms and high - low > _LEAST and not _good(norms, torch.finfo(sums[0].dtype).eps):
+        _sum(totals, adjoint, at, step, (low, high), solver.order)
+        norms = totals.norms() if totals.controlled and high - low > _LEAST else ()
+        if norms and not _good(norms, totals.eps):
             middle = 0.5 * (low + high)
             spans += [(low, middle), (middle, high)]
         else:
-            totals.add(sums)
+            totals.accept()
 
 
-def _sums(
+def _sum(
     totals: Totals,
     adjoint: SampleAdjoint,
     at: Interpolant,
     step: SampleStep,
     span: tuple[float, float],
     order: int,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what a part of a step adds to the sums, and the error of that where it counts."""
-    controlled = totals.tolerance is not None
+) -> None:
+    """Add up a part of a step; where its error counts, that and the part again, to be measured."""
+    controlled = totals.controlled
     rule = next(rule for most, rule in GAUSS if order <= most)
     nodes = KRONROD if controlled else [(c, w, 0.0) for c, w in rule]
-    sums, errors = totals.zeros(), totals.zeros() if controlled else []
+    totals.begin(3 if controlled else 1)
     (low, high), dt = span, torch.where(step.accepted, step.t1 - step.t0, 0.0)
     for node, weight, difference in nodes:
         theta = low + node * (high - low)
@@ -211,9 +211,7 @@ def _sums(
         y, a = adjoint.parts(t, state)
         scaled = a * along(-dt * (high - low), a)
         _, found = _products(adjoint.field, t, y, scaled, parameters=totals.parameters)
-        add(sums, found, weight)
-        add(errors, found, difference)
-    return sums, errors
+        totals.take(found, (weight, difference, weight) if controlled else (weight,))
 
 
 def _good(norms: tuple[float, ...], eps: float) -> bool:

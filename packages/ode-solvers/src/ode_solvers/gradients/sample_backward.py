@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from ode_core import Plan
     from ode_core.samples import SampleProblem
-    from ode_solvers.gradients.quadrature import Totals
     from ode_solvers.gradients.sample_anchors import SampleBelt
     from ode_solvers.gradients.sample_augmented import SampleAdjoint
+    from ode_solvers.gradients.totals import Totals
 
 
 @dataclass(frozen=True, eq=False)

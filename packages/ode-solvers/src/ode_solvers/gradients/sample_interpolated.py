@@ -11,11 +11,11 @@ from ode_core.attach import attach
 from ode_core.capture import Watched
 from ode_core.loops.sample_outputs import forward_samples
 from ode_core.timegrad import move_outputs, move_start
-from ode_solvers.gradients.quadrature import Totals
 from ode_solvers.gradients.sample_augmented import AdjointAlone
 from ode_solvers.gradients.sample_backward import SampleBackward
 from ode_solvers.gradients.sample_forward import solved_samples
 from ode_solvers.gradients.sample_path import Recorded
+from ode_solvers.gradients.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
