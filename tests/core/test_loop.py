@@ -249,3 +249,17 @@ def test_the_last_stage_is_at_the_end_and_not_at_its_rounding(solver):
     whole = {"controller": FixedSteps([start, end])}
     solve(f, torch.ones(1, dtype=F64), [start, end], solver=solver, **whole)
     assert max(seen) == end
+
+
+@pytest.mark.parametrize("name", ["dopri8", "adaptive_heun", "dopri5"])
+def test_a_step_that_is_taken_whatever_its_error_is_followed_by_one_with_its_own_slope(name):
+    least = PIDController(dt_min=0.125, dt_max=0.125)
+    y0, options = torch.ones(1, dtype=torch.float64), {"rtol": 1e-12, "atol": 1e-14}
+
+    def field(t, y):
+        return y * torch.cos(8.0 * t)
+
+    forced = solve(field, y0, [0.0, 1.0], solver=name, controller=least, dt=0.125, **options)
+    given = solve(field, y0, [0.0, 1.0], solver=name, controller=FixedSteps(), dt=0.125)
+    assert forced.stats.accepted == 8
+    assert torch.allclose(forced.ys, given.ys, rtol=1e-13)

@@ -114,8 +114,9 @@ class RungeKutta:
         if last is not None:
             return Step(y1, error, (ks[-1],), tuple(ks))
         if isinstance(error, float) and error > 1.0:
-            # Rejected: the slope at an end that nobody will start from is not worth a call.
-            return Step(y1, error, carry, tuple(ks))
+            # The slope at an end that hardly ever is a start, as with a least step, is not worth a
+            # call: without it the next step makes its own.
+            return Step(y1, error, (), tuple(ks))
         ks.append(field(t1, y1))
         return Step(y1, error, (ks[-1],), tuple(ks))
 
@@ -197,7 +198,7 @@ class RungeKutta:
         Per-sample ones are made at one go, and turned into what f gets if the field tells how.
         """
         nodes, dt = self._nodes, t1 - t0
-        if not isinstance(dt, Tensor) or not nodes:
+        if not (isinstance(dt, Tensor) and dt.dim() and nodes):
             return [t0 + node * dt for node in nodes], t1
         times = torch.addcmul(t0, _column(nodes, dt.device), dt)
         seen = getattr(field, "time", None)
