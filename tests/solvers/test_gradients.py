@@ -60,7 +60,8 @@ def off(found, exact):
 @pytest.mark.parametrize("name", IN_TORCH)
 @pytest.mark.parametrize("times", [(0.0, 1.0), (0.0, 0.33, 0.7, 1.0), (1.0, 0.4, 0.0)], ids=str)
 def test_checkpoint_is_the_gradient_of_the_discrete_solve(name, times):
-    exact, forward = gradients("direct", name, times, timed=True)
+    exact, _ = gradients("direct", name, times, timed=True)
+    _, forward = gradients("direct", name, times)
     found, stats = gradients("checkpoint", name, times, timed=True)
     record = ode_core.solvers[name]
     if record.implicit:

@@ -26,6 +26,7 @@ class Direct:
     name: str = "direct"
     exact: bool = True
     per_sample: bool = True
+    discrete_times: bool = True
 
     def check(self, problem: Problem, plan: Plan) -> None:
         """Refuse a solver that does not go through the transforms of torch.func, within one."""

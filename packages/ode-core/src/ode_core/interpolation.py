@@ -52,7 +52,10 @@ class Hermite:
     k1: Tensor
 
     def __call__(self, theta: Any) -> Tensor:
-        """Return the state at t0 + theta dt, like `y0`; theta and dt are numbers, or both `[B]`."""
+        """Return the state at t0 + theta dt, like `y0`; theta and dt are numbers, or both `[B]`.
+
+        Where the times of a solve are differentiated either may be a 0-d tensor.
+        """
         first = theta * (1.0 - theta) ** 2 * self.dt
         second = theta * theta * (theta - 1.0) * self.dt
         rise = theta * theta * (3.0 - 2.0 * theta)

@@ -22,6 +22,7 @@ from ode_core.tolerance import all_finite
 from ode_core.transforms import hidden, mapped
 
 if TYPE_CHECKING:
+    from ode_core.clock import Clock
     from ode_core.events import Event
 
 _SHORT = (torch.float16, torch.bfloat16)
@@ -49,7 +50,7 @@ class Problem:
     the times strictly inside where f is not smooth, in the direction of the solve, `edges` whether
     the first and the last time are such, too. `dtype` is that
     of the user's state; a 16-bit one is packed in 32 bits. `stats` is what solving it has cost so
-    far, backward passes included.
+    far, backward passes included. `clock` is there where steps are differentiated in time.
     """
 
     field: Field
@@ -62,6 +63,7 @@ class Problem:
     dtype: torch.dtype
     given: Given
     stats: Stats = dataclasses.field(default_factory=Stats)
+    clock: Clock | None = None
 
     @property
     def layout(self) -> Layout:

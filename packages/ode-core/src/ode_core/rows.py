@@ -16,7 +16,8 @@ from ode_core.dtypes import real
 def along(x: Tensor, y: Tensor) -> Tensor:
     """Return numbers `[B]` as `[B, 1, ...]` in the real dtype of `y`, `[B, ...]`, to scale it by.
 
-    A step size in float64 is rounded to the state's dtype only here, where it meets the state.
+    A 0-d number scales the whole state. A step size in float64 is rounded to the state's dtype
+    only here, where it meets the state.
     """
     return x.to(real(y.dtype)).view((*x.shape, *(1,) * (y.dim() - x.dim())))
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ode_core.clock import clock_of
 from ode_core.events import Occurrence, attached, later
 from ode_core.loops.quadrature import running
 from ode_core.problem import Problem, widened
@@ -99,6 +100,10 @@ def _piece(problem: Problem, plan: Plan, method: GradientMethod) -> Trajectory:
     own_times = getattr(method, "differentiates_time", False)
     if not (problem.ts.requires_grad and torch.is_grad_enabled()) or own_times:
         return method.solve(problem, plan)
+    if getattr(method, "discrete_times", False):
+        clock = clock_of(problem, plan)
+        if clock is not None:
+            return method.solve(dataclasses.replace(problem, clock=clock), plan)
     moved = dataclasses.replace(problem, y0=move_start(problem))
     trajectory = method.solve(moved, plan)
     if not trajectory.status.failed:

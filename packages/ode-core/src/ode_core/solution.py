@@ -251,7 +251,8 @@ class Solution:
     def _at(self, t: float) -> Tensor:
         assert self.start is not None  # asked for before
         pieces = self.pieces or ()
-        first, last = float(self.ts[0]), pieces[-1].until if pieces else float(self.ts[0])
+        first = float(self.ts.detach()[0])
+        last = pieces[-1].until if pieces else first
         if not min(first, last) <= t <= max(first, last):
             raise ArgumentError(
                 f"t = {t} lies outside of the solve, which ran from {first} to {last}"

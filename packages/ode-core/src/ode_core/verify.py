@@ -101,6 +101,11 @@ class Verified:
         """Whether the method gives gradients of the times itself."""
         return bool(getattr(self._inner, "differentiates_time", False))
 
+    @property
+    def discrete_times(self) -> bool:
+        """Whether the method differentiates the discrete solve in time, too."""
+        return bool(getattr(self._inner, "discrete_times", False))
+
     def check(self, problem: Problem | SampleProblem, plan: Plan) -> None:
         """Refuse what the method refuses, and a solver that `direct` cannot differentiate."""
         self._inner.check(problem, plan)

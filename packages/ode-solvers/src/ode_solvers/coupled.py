@@ -83,6 +83,11 @@ class Coupled:
         return getattr(self.base, "per_sample", False)
 
     @property
+    def moving_times(self) -> bool:
+        """Whether the base takes times as tensors, and is differentiable in them."""
+        return getattr(self.base, "moving_times", False)
+
+    @property
     def error_estimate(self) -> str:
         """Which error estimate decides on the steps."""
         own = getattr(self.base, "error_estimate", f"error estimate of {self.base.name}")

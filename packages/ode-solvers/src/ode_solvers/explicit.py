@@ -45,6 +45,7 @@ class RungeKutta:
         init=False, repr=False, compare=False
     )
     _nodes: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    moving_times: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         rows = tuple(zip(self.tableau.stage_rows, self.tableau.c[1:], strict=True))
@@ -260,4 +261,11 @@ class Polynomial:
         return for_rows(self.y0).outputs(*given, rows, theta)
 
     def _rows(self, theta: Tensor) -> Tensor:
-        return self.rows(torch.arange(len(theta), device=theta.device), theta)
+        if theta.dim():
+            return self.rows(torch.arange(len(theta), device=theta.device), theta)
+        dense = self.tableau.dense
+        assert dense is not None  # `interpolant` gives a cubic without it
+        weights, state = dense.weights_at(theta)[:, 0] * self.dt, self.y0
+        for (index, _), weight in zip(dense.used, weights.unbind(0), strict=True):
+            state = torch.addcmul(state, along(weight, state), self.ks[index])
+        return state

@@ -38,6 +38,7 @@ class Leapfrog:
     one_step: bool = field(default=False, init=False)
     per_sample: bool = field(default=True, init=False)
     compiles: bool = field(default=False, init=False)
+    moving_times: bool = field(default=True, init=False)
 
     def init(self, field: VectorField, t: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the carry of a first step."""
@@ -67,7 +68,7 @@ class Leapfrog:
         y1 = _parabola(y, slope, before, h, size(0.0, torch.where(first, 1.0, gap), y))
         if bool((first & (step != 0.0)).any()):
             started = _midpoint(field, t0, t1, y, slope)
-            y1 = started.where(first.view(-1, *(1,) * (y.dim() - 1)), y1)
+            y1 = started.where(first.view(first.shape + (1,) * (y.dim() - first.dim())), y1)
         kept = unless_still(t0, t1, before, y), unless_still(t0, t1, gap, step)
         return Step(unless_still(t0, t1, y, y1), None, kept, None)
 
@@ -106,6 +107,7 @@ class VelocityVerlet:
     implicit: bool = field(default=False, init=False)
     one_step: bool = field(default=False, init=False)
     per_sample: bool = field(default=True, init=False)
+    moving_times: bool = field(default=True, init=False)
 
     def init(self, field: VectorField, t: Any, y: Tensor) -> tuple[Tensor]:
         """Return the carry, the acceleration at the start.

@@ -46,6 +46,7 @@ class AsynchronousLeapfrog:
     implicit: bool = field(default=False, init=False)
     one_step: bool = field(default=False, init=False)
     per_sample: bool = field(default=True, init=False)
+    moving_times: bool = field(default=True, init=False)
 
     def init(self, field: VectorField, t: Any, y: Tensor) -> tuple[Tensor]:
         """Return the carry: the velocity, which is f at the start."""
@@ -120,6 +121,7 @@ class ReversibleHeun:
     implicit: bool = field(default=False, init=False)
     one_step: bool = field(default=False, init=False)
     per_sample: bool = field(default=True, init=False)
+    moving_times: bool = field(default=True, init=False)
 
     def init(self, field: VectorField, t: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the carry: the second solution starts where the first does."""
@@ -189,7 +191,7 @@ class ReversibleHeun:
 def size(t0: Any, t1: Any, y: Tensor) -> Any:
     """Return t1 - t0 as what scales a state: a number, or one a sample as `[B, 1, ...]`."""
     h = t1 - t0
-    return along(h, y) if isinstance(h, Tensor) and h.dim() else h
+    return along(h, y) if isinstance(h, Tensor) else h
 
 
 def moved(y: Tensor, h: Any, slope: Tensor) -> Tensor:

@@ -44,7 +44,10 @@ class Dense:
         )
 
     def weights_at(self, theta: Tensor) -> Tensor:
-        """Return b_i(theta), `[n, B]` float64, of the stages that are `used`, at `[B]` thetas."""
+        """Return b_i(theta), `[n, B]` float64, of the stages that are `used`, at `[B]` thetas.
+
+        A 0-d theta is one of them.
+        """
         columns = torch.from_numpy(self.polynomials).to(theta).unsqueeze(-1).unbind(1)
         # By Horner's rule, as in C: outputs are the same to the bit.
         total = columns[-1] * theta

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
+from ode_core.clock import moving
 from ode_core.control import FixedSteps
 from ode_core.events import Seen, Watch
 from ode_core.interpolation import interpolant
@@ -20,7 +21,7 @@ from ode_core.samples import SampleProblem
 from ode_core.solution import End, Node, Piece, Status, Switch, Trajectory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -75,6 +76,7 @@ def forward(
         ys = torch.stack([problem.y0] * len(problem.times))
         return Trajectory(ys, log.stats, times=problem.times, wanted=every)
     calls = field.calls
+    plan = moving(plan, problem.clock)
     rows = _Rows(problem, plan)
     begin, end = problem.span
     stops = stops_of(problem)
@@ -156,7 +158,8 @@ class _Rows:
         problem, plan = self._problem, self._plan
         self._within = _within(problem, accepted.until, len(self.wanted))
         self._at, self._seen = None, []
-        if self._within_each or any(problem.times[i] != accepted.t1 for i in self._within):
+        within = self._within
+        if self._within_each or (within and needs_interpolant(problem, accepted, within)):
             self._at = interpolant(plan.solver, f, accepted.span, accepted.y0, accepted.step)
         if self._watch is None or self._at is None:
             return None
@@ -180,11 +183,14 @@ class _Rows:
                     self.switches.append(Switch(t, method))
                 self._method = method
         if plan.dense and at is not None:
-            self.pieces.append(Piece(accepted.t0, accepted.t1, accepted.until, at))
+            clock = problem.clock
+            still = at if clock is None else clock.fixed((*accepted.span, accepted.step.y), at)
+            self.pieces.append(Piece(accepted.t0, accepted.t1, accepted.until, still))
         before = len(self.states)
         if self._watch is None and not self._integrand:
             for i in within:
-                self._add(accepted, at, problem.times[i])
+                self.times.append(problem.times[i])
+                self.states.append(output_at(problem, i, accepted, at))
                 self.wanted.append(len(self.states) - 1)
         else:
             self._mixed(accepted, at, within)
@@ -246,6 +252,25 @@ def _within(problem: Problem, until: float, reached: int) -> list[int]:
     while end < len(times) and (times[end] - until) * direction <= 0.0:
         end += 1
     return list(range(reached, end))
+
+
+def needs_interpolant(problem: Problem, accepted: Accepted, indices: Sequence[int]) -> bool:
+    """Return whether the states at some of the times asked for take a step's interpolant."""
+    clock = problem.clock
+    if clock is None:
+        return any(problem.times[i] != accepted.t1 for i in indices)
+    # A time on a node need not move with it.
+    return any(not clock.ends_at(accepted.t1, i) for i in indices)
+
+
+def output_at(
+    problem: Problem, index: int, accepted: Accepted, at: Callable[[Any], Tensor] | None
+) -> Tensor:
+    """Return the state at a time asked for that this step answers for; `at` is its interpolant."""
+    if problem.clock is None:
+        return state_at(accepted, problem.times[index], at)
+    ends = (*accepted.span, accepted.step.y)
+    return problem.clock.output(index, problem.times[index], ends, at)
 
 
 def state_at(accepted: Accepted, t: float, at: Callable[[float], Tensor] | None) -> Tensor:

@@ -54,6 +54,7 @@ class Checkpoint:
     name: str = "checkpoint"
     exact: bool = True
     per_sample: bool = True
+    discrete_times: bool = True
 
     def __post_init__(self) -> None:
         if self.states is not None and self.bytes is not None:
@@ -99,7 +100,7 @@ class _Steps(Rewind):
         still = self.problem.times.count(self.problem.times[0])
         with self.replay.again(captured, twice=True) as again, torch.enable_grad():
             first, *carried = (twin(x, twice=True) for x in (y0, *begun))
-            states, carry = self._whole(again, first, carried)
+            states, carry = self.timed(again)._whole(again, first, carried)
             reached, pulled = [first] * still + states + carry, [*grads[0], *grads[1:]]
             live = [(x, g) for x, g in zip(reached, pulled, strict=True) if x.requires_grad]
             found = torch.autograd.grad(

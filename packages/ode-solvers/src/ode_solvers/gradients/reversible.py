@@ -14,6 +14,7 @@ from ode_core.loops.outputs import forward
 from ode_core.replay import Replay
 from ode_core.samples import SampleProblem
 from ode_solvers.coupled import Coupled
+from ode_solvers.gradients.rewind import shifts_of
 from ode_solvers.gradients.sample_forward import refuse_what_has_no_row
 from ode_solvers.gradients.sample_reversed import solve_samples_reversed
 from ode_solvers.gradients.unwind import Point, Taken, Unwind
@@ -40,6 +41,7 @@ class ReversibleGradient:
     name: str = "reversible"
     exact: bool = True
     per_sample: bool = True
+    discrete_times: bool = True
 
     def check(self, problem: Problem | SampleProblem, plan: Plan) -> None:
         """Refuse a solver that cannot take a step back, and what has no row of its own."""
@@ -71,7 +73,7 @@ class ReversibleGradient:
             times = (accepted.t0, accepted.t1, accepted.until)
             steps.append(Taken(times, tuple(outputs), None, accepted.fresh))
 
-        detached = replace(problem, y0=problem.y0.detach())
+        detached = replace(problem, y0=problem.y0.detach(), clock=None)
         with torch.no_grad():
             trajectory = forward(detached, plan, on_step=keep, watched=watched)
         replay.settle()
@@ -81,7 +83,8 @@ class ReversibleGradient:
             steps[-1] = steps[-1]._replace(end=held[0])
         placed = problem.at(trajectory.times, trajectory.wanted)
         pull = Unwind(placed, plan.solver, tuple(steps), replay)
-        trajectory.ys = attach(self.name, pull, trajectory.ys, problem.y0, watched.tensors)
+        tensors = (*watched.tensors, *shifts_of(problem))
+        trajectory.ys = attach(self.name, pull, trajectory.ys, problem.y0, tensors)
         return trajectory
 
 

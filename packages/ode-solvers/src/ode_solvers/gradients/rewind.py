@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -13,9 +13,10 @@ from torch.utils import _pytree as pytree
 from ode_core import UnsupportedError
 from ode_core.attach import attach_all, differentiable, refuse_transforms
 from ode_core.capture import Watched
+from ode_core.clock import moving
 from ode_core.interpolation import interpolant
 from ode_core.loops.march import Accepted
-from ode_core.loops.outputs import forward, state_at
+from ode_core.loops.outputs import forward, needs_interpolant, output_at
 from ode_core.replay import Again, Replay
 from ode_solvers.gradients.pulls import Pulls, sum_of
 from ode_solvers.gradients.schedule import backwards
@@ -56,11 +57,11 @@ def solve_recorded(
     refuse_transforms(name, problem.y0)
     replay, watched = Replay(problem.field, problem.y0.device), Watched(problem.field)
     tape = Tape(plan, problem.times[0], budget)
-    detached = replace(problem, y0=problem.y0.detach())
+    detached = replace(problem, y0=problem.y0.detach(), clock=None)
     with torch.no_grad():
         trajectory = forward(detached, tape.plan(), on_step=tape.keep, watched=watched)
     replay.settle()
-    tensors = (*watched.tensors, *begun_with(plan))
+    tensors = (*watched.tensors, *shifts_of(problem), *begun_with(plan))
     if trajectory.status.failed or not differentiable(problem.y0, tensors):
         return trajectory
     placed = problem.at(trajectory.times, trajectory.wanted)
@@ -73,6 +74,11 @@ def solve_recorded(
     if end is not None and carried:
         trajectory.end = end._replace(carry=with_leaves(end.carry, carried))
     return trajectory
+
+
+def shifts_of(problem: Problem) -> tuple[Tensor, ...]:
+    """Return what the times of steps depend on, where they are differentiated through those."""
+    return () if problem.clock is None else (problem.clock.shifts,)
 
 
 def begun_with(plan: Plan) -> list[Tensor]:
@@ -113,15 +119,16 @@ class Rewind:
         calls = field.calls
         captured, begun = self.parts(tensors)
         with self.replay.again(captured) as again:
+            timed = self.timed(again)
             states = backwards(
                 tape.taken(), len(tape), tape.slots or len(tape), self._from(again.field)
             )
             now = Pass(again, self.evaluated(again), Pulls(again.tensors), grads[0])
             after, later = tape.latest, [None, *grads[1:]]
             for index, state in states:
-                pulled = self._pulled_back(index, state, after, later, now)
+                pulled = timed._pulled_back(index, state, after, later, now)
                 later = (
-                    self._made_again(index, state, after, later, now) if pulled is None else pulled
+                    timed._made_again(index, state, after, later, now) if pulled is None else pulled
                 )
                 after = state.y
         grad_y0 = grads[0][: self.problem.times.count(self.problem.times[0])].sum(0)
@@ -135,6 +142,16 @@ class Rewind:
         """Return what f depends on, and those of the carry that the solve began with."""
         count = len(tensors) - len(begun_with(self.plan))
         return tensors[:count], tensors[count:]
+
+    def timed(self, again: Again) -> Self:
+        """Return the same with the ends of steps that move with the last tensor of the replay."""
+        clock = self.problem.clock
+        if clock is None:
+            return self
+        clock = replace(clock, shifts=again.tensors[-1])
+        return replace(
+            self, problem=replace(self.problem, clock=clock), plan=moving(self.plan, clock)
+        )
 
     @staticmethod
     def evaluated(again: Again) -> VectorField:
@@ -268,12 +285,12 @@ class Rewind:
     ) -> list[Tensor]:
         """Return the states that a step answered for."""
         span = self.tape.span(index)
-        times = [self.problem.times[k] for k in self.tape.outputs(index)]
+        outputs = self.tape.outputs(index)
         accepted = Accepted(*span, y, carry, step, fresh=self.tape.fresh(index))
         at = None
-        if any(time != accepted.t1 for time in times):
+        if needs_interpolant(self.problem, accepted, outputs):
             at = interpolant(self.plan.solver, f, span[:2], y, step)
-        return [state_at(accepted, time, at) for time in times]
+        return [output_at(self.problem, k, accepted, at) for k in outputs]
 
 
 def leaves_of(tree: Any) -> list[Tensor]:

@@ -48,6 +48,7 @@ class Symplectic:
     name: str = "symplectic"
     exact: bool = True
     per_sample: bool = True
+    discrete_times: bool = True
 
     def check(self, problem: Problem | SampleProblem, plan: Plan) -> None:
         """Refuse a solver whose steps torch does not see, and what has no row of its own."""
@@ -100,20 +101,26 @@ class _Forgetful:
         slope: Tensor = _Stage.apply(self, self._made == self._last, t, y, *self._again.tensors)
         return slope
 
-    def recorded(self, t: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a slope with a graph from the other, the state as a leaf."""
-        return recorded(partial(self._again, t), y)
+    def recorded(self, t: Any, y: Tensor, *, timed: bool) -> tuple[Tensor, ...]:
+        """Return a slope with a graph, and its leaves: the time if asked for, and the state."""
+        if not timed:
+            return recorded(partial(self._again, t), y)
+        t = t.detach().requires_grad_()
+        slope, leaf = recorded(partial(self._again, t), y)
+        return slope, t, leaf
 
     def forgotten(self, t: Any, y: Tensor) -> Tensor:
         """Return a slope without a graph; f may return a tensor of its own, this is an alias."""
         return self._again(t, y).detach()
 
-    def pulled(self, slope: Tensor, y: Tensor, grad: Tensor) -> Sequence[Tensor | None]:
-        """Return the gradients of a slope's state and tensors from its own."""
+    def pulled(
+        self, slope: Tensor, leaves: Sequence[Tensor], grad: Tensor
+    ) -> Sequence[Tensor | None]:
+        """Return the gradients of a slope's leaves and tensors from its own."""
         # A step is over when its first evaluation is differentiated.
         if self._made:
             self._made, self._last = 0, self._made
-        inputs = (y, *self._again.tensors)
+        inputs = (*leaves, *self._again.tensors)
         if not slope.requires_grad:
             return (None,) * len(inputs)
         return torch.autograd.grad(slope, inputs, grad, allow_unused=True)
@@ -125,9 +132,10 @@ class _Stage(torch.autograd.Function):
         ctx: Any, field: _Forgetful, last: bool, t: Any, y: Tensor, *tensors: Tensor
     ) -> Tensor:
         del tensors
-        ctx.field, ctx.t = field, t
+        ctx.timed = isinstance(t, Tensor) and t.requires_grad
+        ctx.field, ctx.t = field, t.detach() if ctx.timed else t
         ctx.save_for_backward(y)
-        ctx.recorded = field.recorded(t, y) if last else None
+        ctx.recorded = field.recorded(t, y, timed=ctx.timed) if last else None
         return ctx.recorded[0].detach() if last else field.forgotten(t, y)
 
     @staticmethod
@@ -137,6 +145,6 @@ class _Stage(torch.autograd.Function):
                 "gradient='symplectic' offers no second derivatives (create_graph=True); take "
                 "gradient='direct' or 'checkpoint'"
             )
-        recorded = ctx.recorded or ctx.field.recorded(ctx.t, *ctx.saved_tensors)
-        ctx.recorded = None
-        return None, None, None, *ctx.field.pulled(*recorded, grad)
+        made = ctx.recorded or ctx.field.recorded(ctx.t, *ctx.saved_tensors, timed=ctx.timed)
+        ctx.recorded, (slope, *leaves) = None, made
+        return (None,) * (3 - ctx.timed) + tuple(ctx.field.pulled(slope, leaves, grad))

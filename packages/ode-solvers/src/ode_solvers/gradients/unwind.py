@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
 
 from ode_core import SolveError
+from ode_core.clock import Moving
 from ode_core.interpolation import interpolant
 from ode_core.loops.march import Accepted
-from ode_core.loops.outputs import state_at
+from ode_core.loops.outputs import needs_interpolant, output_at
 from ode_solvers.gradients.pulls import Pulls
 
 if TYPE_CHECKING:
@@ -60,12 +61,21 @@ class Unwind:
         """Return the gradients of `y0` and `tensors` from those of the states `ys`."""
         field, calls = self.problem.field, self.problem.field.calls
         with self.replay.again(tensors) as again, torch.no_grad():
-            walk = _Walk(self.problem, self.solver, again, ys, grad_ys)
+            problem, solver = self._timed(again)
+            walk = _Walk(problem, solver, again, ys, grad_ys)
             first = walk.back(self.steps, y0)
         self.problem.stats.backward_f_calls += field.calls - calls
         field.forget()
         grad_y0 = grad_ys[: self.problem.times.count(self.problem.times[0])].sum(0)
         return grad_y0 if first is None else grad_y0 + first, walk.pulls.totals
+
+    def _timed(self, again: Again) -> tuple[Problem, Any]:
+        """Return what differentiates steps whose ends move with the last tensor of the replay."""
+        clock = self.problem.clock
+        if clock is None:
+            return self.problem, self.solver
+        clock = replace(clock, shifts=again.tensors[-1])
+        return replace(self.problem, clock=clock), Moving(self.solver, clock)
 
 
 class _Walk:
@@ -171,11 +181,10 @@ class _Walk:
         return start, Point(found[0], pytree.tree_unflatten(given, spec))
 
     def _outputs(self, taken: Taken, accepted: Accepted) -> list[Tensor]:
-        times = [self._problem.times[k] for k in taken.outputs]
         at = None
-        if any(time != accepted.t1 for time in times):
+        if needs_interpolant(self._problem, accepted, taken.outputs):
             at = interpolant(self._solver, self._field, accepted.span, accepted.y0, accepted.step)
-        return [state_at(accepted, time, at) for time in times]
+        return [output_at(self._problem, k, accepted, at) for k in taken.outputs]
 
     def _compare(self, t: float, rebuilt: Tensor, true: Tensor) -> None:
         size = true.abs().max().item()

@@ -46,6 +46,7 @@ class ImplicitRungeKutta:
     implicit: bool = field(default=True, init=False)
     one_step: bool = field(default=True, init=False)
     per_sample: bool = field(default=True, init=False)
+    moving_times: bool = field(default=True, init=False)
     transforms: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:

@@ -74,6 +74,7 @@ class Adams:
     one_step: bool = field(default=False, init=False)
     per_sample: bool = field(default=True, init=False)
     compiles: bool = field(default=False, init=False)
+    moving_times: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         low = 1 + self.corrects

@@ -99,11 +99,12 @@ def on_host(past: Tensor) -> Numbers:
 
 def window_of(t0: Any, t1: Any, y: Tensor, carry: tuple[Tensor, Tensor]) -> Window:
     """Return the past of a step from t0 to t1, of the state `y`, from the solver's carry."""
-    phi, past = carry[0], carry[1].detach()
+    phi, past, length = *carry, t1 - t0
     lead = past.dim() - 1
-    numbers: Numbers = past if lead else on_host(past)
+    moving = isinstance(length, Tensor) and not lead
+    numbers: Numbers = past if moving else past.detach() if lead else on_host(past.detach())
     terms, gaps = numbers[..., 0], numbers[..., 1:]
-    h: Numbers = t1 - t0 if lead else np.asarray(t1 - t0)
+    h: Numbers = length if lead or moving else np.asarray(length)
     moves = h != 0.0
     if lead:
         # A step without length has weights as any other, and is multiplied by its own 0.
@@ -177,7 +178,8 @@ class Output:
         seen = self.window
         if self.begun is not None and not seen.lead:
             return self.begun(theta)
-        means = integrals(seen.h, seen.gaps, theta if seen.lead else np.asarray(theta))
+        given = isinstance(seen.h, Tensor)
+        means = integrals(seen.h, seen.gaps, theta if given else np.asarray(theta))
         row = weights(means, seen.beta, seen.terms)
         slope = _applied(row[..., None, :], seen.phi, seen.lead).view(self.y0.shape)
         if self.term is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ode_core import Solver, Step, Tolerance
 from ode_core.problem import neighbours
+from ode_core.rows import along
 
 Callback = Callable[[Any, Any, Any], Any]
 
@@ -121,6 +122,12 @@ class Stepper:
             raise AttributeError(name)
         return getattr(self.solver, name)
 
+    @property
+    def moving_times(self) -> bool:
+        """Whether steps are differentiable in their ends, which no perturbed end is as a tensor."""
+        floats = self.solver.one_step or not self._perturb
+        return floats and getattr(self.solver, "moving_times", False)
+
     def init(self, field: Any, t: float, y: Tensor) -> Any:
         """Return the solver's carry."""
         return self.solver.init(self._inward(field, t, None, y), t, y)
@@ -149,7 +156,9 @@ class Stepper:
 def _linear(field: Any, t0: float, t1: float, y0: Tensor, step: Step) -> Callable[[float], Tensor]:
     del field, t0, t1
 
-    def at(theta: float) -> Tensor:
+    def at(theta: float | Tensor) -> Tensor:
+        if isinstance(theta, Tensor):
+            return y0 + along(theta, y0) * (step.y - y0)
         return torch.lerp(y0, step.y, theta)
 
     return at
