@@ -94,6 +94,10 @@ class Solver(Protocol):
       sample; `tolerance.norm` returns `[B]` errors; a row whose t1 equals its t0 must come out
       unchanged; `ode_core.rows.along(t1 - t0, y)` scales a state. A solver without it is refused
       for `stepping="per_sample"`;
+    - `moving_times = True`, which says that `interpolant` gives a function of a 0-d float64 tensor,
+      too, and where the solver is not `one_step` that `step` takes such times, both differentiably:
+      with given steps its gradients in time are then those of the discrete solve. One that starts
+      from a state alone is always given numbers, and a field that knows how its ends move;
     - `fixed_steps = False`, which says that it takes no given steps, `takes_pairs = True`, that its
       state is a pair (q, v), `differentiable = False`, that its steps are not made of torch
       operations, `stiff`, whether it is stable far out on the negative axis (by default where it is
@@ -169,7 +173,12 @@ class Plan:
 
 @runtime_checkable
 class GradientMethod(Protocol):
-    """How a solve is differentiated; `exact` says that it is the discrete solve's own gradient."""
+    """How a solve is differentiated; `exact` says that it is the discrete solve's own gradient.
+
+    Gradients of times are added outside of it, along f. One that gives them itself says
+    `differentiates_time = True`; one that says `discrete_times = True` is given a problem with a
+    `clock`, where the steps are given, and differentiates those in time.
+    """
 
     @property
     def name(self) -> str:

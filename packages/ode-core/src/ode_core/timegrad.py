@@ -1,5 +1,7 @@
 """Gradients with respect to the times of a solve, outside of every gradient method.
 
+They are those of the continuous solution; see `clock` for those of a solve with given steps.
+
 Moving an output time moves its state along f: dL/dt_i = <g_i, f(t_i, y_i)>. Moving the start moves
 the state that is there at a fixed time against f: dL/dt_0 = -<lambda_0, f(t_0, y_0)>.
 Source: Chen et al., Neural ordinary differential equations, 2018, appendix B.
