@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ode_solvers.explicit import RungeKutta
     from ode_solvers.gradients.adjoint import Adjoint
     from ode_solvers.gradients.checkpoint import Checkpoint
+    from ode_solvers.gradients.forward import Forward
     from ode_solvers.gradients.interpolated import Interpolated
     from ode_solvers.gradients.reversible import Reversible
     from ode_solvers.gradients.symplectic import Symplectic
@@ -28,6 +29,7 @@ _EXPORTS = {
     "RungeKutta": "ode_solvers.explicit",
     "Adjoint": "ode_solvers.gradients.adjoint",
     "Checkpoint": "ode_solvers.gradients.checkpoint",
+    "Forward": "ode_solvers.gradients.forward",
     "ImplicitRungeKutta": "ode_solvers.implicit.stepper",
     "ImplicitTableau": "ode_solvers.implicit.table",
     "Krylov": "ode_solvers.implicit.linear",
@@ -44,6 +46,7 @@ __all__ = [
     "Checkpoint",
     "Dense",
     "Direct",
+    "Forward",
     "ImplicitRungeKutta",
     "ImplicitTableau",
     "Interpolated",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ode_core import ArgumentError, Step
 from ode_core.interpolation import Hermite
@@ -206,6 +207,9 @@ class RungeKutta:
         return (times.unbind(0), t1) if seen is None else (seen(times).unbind(0), seen(t1))
 
     def _kernel(self, t: Any, y: Tensor) -> Kernel:
+        if forward_ad._current_level >= 0:
+            # Derivatives that go forwards are known to torch's own operations alone.
+            return named("cpu")
         if self.kernel is None:
             return for_state(y, shared=not isinstance(t, Tensor))
         return self.kernel  # type: ignore[return-value]

@@ -144,6 +144,12 @@ def ode_gradients() -> Iterator[GradientRecord]:
         exact=True,
     )
     yield GradientRecord(
+        "forward",
+        "ode_solvers.gradients.forward:Forward",
+        "derivatives carried along with the state, for some tens of parameters",
+        exact=True,
+    )
+    yield GradientRecord(
         "interpolated",
         "ode_solvers.gradients.interpolated:Interpolated",
         "continuous adjoint along the forward solve's dense output",

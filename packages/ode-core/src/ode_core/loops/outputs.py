@@ -46,6 +46,7 @@ def forward(
     plan: Plan,
     *,
     on_step: Callable[[Accepted, list[int]], None] | None = None,
+    on_rows: Callable[[Accepted, dict[int, float]], None] | None = None,
     watched: Callable[[Any, Tensor], Tensor] | None = None,
 ) -> Trajectory: ...
 
@@ -59,11 +60,13 @@ def forward(
     plan: Plan,
     *,
     on_step: Callable[[Accepted, list[int]], None] | None = None,
+    on_rows: Callable[[Accepted, dict[int, float]], None] | None = None,
     watched: Callable[[Any, Tensor], Tensor] | None = None,
 ) -> Trajectory | SampleTrajectory:
     """Solve and return the states at the requested times, those of events and quadrature nodes.
 
-    `on_step` sees every accepted step with the indices of the states that it answered for.
+    `on_step` sees every accepted step with the indices of the states that it answered for, and
+    `on_rows` with their times, too.
     `watched` is called in place of the problem's field, which it calls in turn. Gradients are
     recorded if they are enabled. A `SampleProblem` gives a `SampleTrajectory`.
     """
@@ -92,6 +95,8 @@ def forward(
             reached = []
         if again is None and on_step is not None:
             on_step(accepted, reached)
+        if again is None and on_rows is not None:
+            on_rows(accepted, {row: rows.times[row] for row in reached})
         if rows.halted is not None:
             log.status, log.stopped_at = Status.EVENT, rows.halted
             break
