@@ -6,6 +6,8 @@ import math
 
 import torch
 
+import ode_core
+
 F64 = torch.float64
 
 
@@ -69,6 +71,10 @@ def van_der_pol(mu):
 def lotka_volterra(t, y):
     a, b, c, d = 1.5, 1.0, 3.0, 1.0
     return torch.stack([a * y[0] - b * y[0] * y[1], -c * y[1] + d * y[0] * y[1]])
+
+
+# Gradient methods for any number of parameters.
+FOR_MANY = [name for name in ode_core.gradients if name != "forward"]
 
 
 def solved_for(gradient, dt=0.5):

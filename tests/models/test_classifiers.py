@@ -9,7 +9,7 @@ import ode_core
 from ode_models import ODEBlock, ODENet, ResNet
 from ode_models.fields import ConvField
 from ode_models.resnet import ResidualBlock
-from tests.problems import solved_for
+from tests.problems import FOR_MANY, solved_for
 
 CLASSIFIERS = [n for n, r in ode_core.models.items() if r.fits == "classification"]
 
@@ -36,7 +36,7 @@ def test_images_become_logits_and_gradients_reach_every_parameter(name, size):
         assert torch.isfinite(parameter.grad).all()
 
 
-@pytest.mark.parametrize("gradient", ode_core.gradients)
+@pytest.mark.parametrize("gradient", FOR_MANY)
 def test_the_odenet_trains_with_every_gradient_method(gradient):
     torch.manual_seed(0)
     model = made("odenet", **solved_for(gradient), gradient=gradient)

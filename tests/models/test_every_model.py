@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ode_core
-from tests.problems import solved_for
+from tests.problems import FOR_MANY, solved_for
 
 OPTIONS = {
     "classification": {"channels": 1, "classes": 3, "width": 8},
@@ -67,7 +67,7 @@ def test_copies_pickles_and_saved_weights_answer_alike(record):
     assert torch.equal(answer(fresh, record), expected)
 
 
-@pytest.mark.parametrize("gradient", ode_core.gradients)
+@pytest.mark.parametrize("gradient", FOR_MANY)
 @pytest.mark.parametrize("record", RECORDS, ids=NAMES)
 def test_a_gradient_that_is_not_zero_reaches_every_parameter(record, gradient):
     model = make(record, gradient).train()

@@ -12,7 +12,7 @@ from ode_core import ArgumentError
 from ode_models import Forecast
 from ode_models.forecast import LEAST_STD, LinearPath, check_horizons, features, ordered
 from ode_models.latent_ode import Posterior
-from tests.problems import solved_for
+from tests.problems import FOR_MANY, solved_for
 
 HORIZONS = (0.25, 0.5, 1.0)
 FORECASTERS = [n for n, r in ode_core.models.items() if r.fits == "forecasting"]
@@ -247,7 +247,7 @@ def test_the_latent_path_is_read_at_each_readings_own_time():
     assert torch.allclose(model._at(path, times)[..., 0], times.clamp(-4.0, 1.0), atol=1e-5)
 
 
-@pytest.mark.parametrize("gradient", ode_core.gradients)
+@pytest.mark.parametrize("gradient", FOR_MANY)
 def test_the_latent_ode_learns_with_every_gradient(gradient):
     torch.manual_seed(0)
     model = ode_core.models.create(

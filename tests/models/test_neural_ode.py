@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import ode_core
-from tests.problems import solved_for
+from tests.problems import FOR_MANY, solved_for
 
 
 def test_it_is_registered_for_dynamics():
     assert ode_core.models["neural_ode"].fits == "dynamics"
 
 
-@pytest.mark.parametrize("gradient", ode_core.gradients)
+@pytest.mark.parametrize("gradient", FOR_MANY)
 def test_trajectories_and_gradients(gradient):
     model = ode_core.models.create(
         "neural_ode",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ode_core import ArgumentError, UnsupportedError
+from ode_core import ArgumentError
 from ode_core.attach import attach_all, differentiable, refuse_transforms
 from ode_core.capture import Watched
 from ode_core.loops.outputs import forward
 from ode_core.replay import Replay
+from ode_solvers.gradients.basis import Basis
 from ode_solvers.gradients.rewind import (
     begun_with,
     leaves_of,
@@ -20,7 +21,7 @@ from ode_solvers.gradients.rewind import (
     shifts_of,
     with_leaves,
 )
-from ode_solvers.gradients.tangents import Basis, Tangents
+from ode_solvers.gradients.tangents import Tangents
 
 if TYPE_CHECKING:
     from ode_core import Plan

@@ -1,8 +1,9 @@
-"""Derivatives of a state with respect to many parameters at once, through one step after another."""
+"""Derivatives of a state in several directions at once, carried from step to step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,67 +17,15 @@ from ode_core.clock import moving
 from ode_core.interpolation import interpolant
 from ode_core.loops.outputs import needs_interpolant, output_at, state_at
 from ode_core.replay import Again, Replay
+from ode_solvers.gradients.basis import Basis
 from ode_solvers.gradients.rewind import begun_with, leaves_of, shifts_of, with_leaves
 
 if TYPE_CHECKING:
     from ode_core import Plan
+    from ode_core.field import Field
     from ode_core.loops.march import Accepted
     from ode_core.problem import Problem
     from ode_core.protocols import Carry, Step
-
-
-class Basis:
-    """The directions of differentiation: one for each real number in each tensor met so far."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._met: dict[int, tuple[Tensor, int]] = {}
-        self.count = 0
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The tensors, in the order in which they were met."""
-        return tuple(x for x, _ in self._met.values())
-
-    def meet(self, tensors: Iterable[Tensor]) -> None:
-        """Add the directions of tensors not met before; UnsupportedError beyond the limit."""
-        for x in tensors:
-            if id(x) not in self._met:
-                self._met[id(x)] = (x, self.count)
-                self.count += _reals(x)
-        if self.count > self._limit:
-            largest = max(self.tensors, key=Tensor.numel)
-            raise UnsupportedError(
-                f"gradient='forward' carries a derivative along for each of {self.count} numbers "
-                f"that require gradients, the largest tensor being of shape "
-                f"{tuple(largest.shape)}, which pays off for some tens: take "
-                f"gradient='checkpoint', whose cost does not depend on their number, or "
-                f"Forward(limit={self.count})"
-            )
-
-    def along(self, x: Tensor) -> Tensor:
-        """Return what each direction is in a tensor met before, `[P, ...]`, like the tensor."""
-        start, numel = self._met[id(x)][1], x.numel()
-        units = torch.zeros(self.count, numel, dtype=x.dtype, device=x.device)
-        places = torch.arange(numel, device=x.device)
-        units[start + places, places] = 1.0
-        if x.is_complex():
-            units[start + numel + places, places] = 1j
-        return units.reshape(self.count, *x.shape)
-
-    def gradients(self, slopes: Tensor) -> dict[int, Tensor]:
-        """Return by id the gradients of the tensors from a real loss's slopes, `[P]`."""
-        found = {}
-        for x, start in self._met.values():
-            parts = slopes[start : start + _reals(x)].to(x.device)
-            if x.is_complex():
-                parts = torch.complex(*parts.chunk(2))
-            found[id(x)] = parts.to(x.dtype).reshape(x.shape)
-        return found
-
-
-def _reals(x: Tensor) -> int:
-    return x.numel() * (2 if x.is_complex() else 1)
 
 
 @dataclass(eq=False)
@@ -90,9 +39,13 @@ class Tangents:
     basis: Basis
     chunk: int | None
     _state: Tensor | None = None
-    _carry: list[Tensor] = field(default_factory=list)
+    _carry: Sequence[Tensor] = field(default_factory=list)
     _rows: dict[int, Tensor] = field(default_factory=dict)
     _vectorised: bool = True
+
+    def __post_init__(self) -> None:
+        # An implicit step reads values, which tensors of torch.func do not show.
+        self._vectorised = getattr(self.plan.solver, "transforms", True)
 
     def take(self, accepted: Accepted, rows: dict[int, float]) -> None:
         """Go through an accepted step; `rows` are those of the states it answered for, by time."""
@@ -100,14 +53,17 @@ class Tangents:
         if not self.basis.count:
             return
         one_step = self.plan.solver.one_step
+        if self._state is None:
+            self._check(accepted.t0, accepted.y0)
         self._state = self._grown(self._state, self.problem.y0)
         if not one_step:
-            known = self._carry or [None] * len(leaves_of(accepted.carry))
             begun = begun_with(self.plan) or leaves_of(accepted.carry)
+            known: Sequence[Tensor | None] = self._carry or [None] * len(begun)
             self._carry = [self._grown(*pair) for pair in zip(known, begun, strict=True)]
         self.replay.settle()
         with self.replay.again(()):
-            step = _Again(self.problem, self.plan, accepted, rows, self._tensors())
+            tensors = (*self._captured(), *shifts_of(self.problem))
+            step = _Again(self.problem, self.plan, accepted, rows, tensors)
             seeds = (self._state, *self._carry, *map(self.basis.along, step.tensors))
             self._state, *found = self._pushed(step, seeds)
         self._carry = found[: len(self._carry)]
@@ -122,11 +78,21 @@ class Tangents:
         carry = self._carry or [self._grown(None, x) for x in left]
         return torch.stack(outputs, 1), *carry
 
-    def _tensors(self) -> tuple[Tensor, ...]:
-        """Return what a step depends on beside its state and carry; shifts of times come last."""
+    def _check(self, t: float, y: Tensor) -> None:
+        """Raise UnsupportedError where f's forward derivative is not what its backward one says."""
+        tensors = self._captured()
+        self.replay.settle()
+        with self.replay.again(tensors) as again, _explained():
+            if not agrees(again, self.problem.field, t, y, tensors):
+                raise UnsupportedError(
+                    "the forward derivative of f is not its backward one, as where f detaches its "
+                    "state or differentiates within itself; take gradient='checkpoint'"
+                )
+
+    def _captured(self) -> tuple[Tensor, ...]:
+        """Return the tensors that f depends on beside its state."""
         own = (self.problem.y0, *shifts_of(self.problem), *begun_with(self.plan))
-        found = [x for x in self.basis.tensors if not any(x is other for other in own)]
-        return (*found, *shifts_of(self.problem))
+        return tuple(x for x in self.basis.tensors if not any(x is other for other in own))
 
     def _grown(self, tangent: Tensor | None, x: Tensor) -> Tensor:
         """Return a tangent with zeros for directions met since; without one, those of `x`."""
@@ -146,14 +112,8 @@ class Tangents:
                 # What f does may have no rule for many directions at once, such as writing into a
                 # tensor of its own; one by one they may go through.
                 self._vectorised = False
-        try:
+        with _explained():
             single = [_alone(step, seed) for seed in zip(*seeds, strict=True)]
-        except (RuntimeError, NotImplementedError) as error:
-            raise UnsupportedError(
-                "gradient='forward' needs forward derivatives of f, and torch has none for "
-                f"something that it does: {str(error).splitlines()[0]:.200}; take "
-                "gradient='checkpoint'"
-            ) from error
         return [torch.stack(parts) for parts in zip(*single, strict=True)]
 
 
@@ -165,7 +125,7 @@ class _Again:
     plan: Plan
     accepted: Accepted
     rows: dict[int, float]
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[Tensor, ...]  # those of f, and last, where there is a clock, its shifts
 
     @property
     def start(self) -> tuple[Tensor, ...]:
@@ -218,9 +178,49 @@ class _Again:
         return [state_at(made, t, at) for t in self.rows.values()]
 
 
-def _together(
-    step: _Again, seeds: tuple[Tensor, ...], chunk: int | None
-) -> tuple[Tensor, ...]:
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        raise UnsupportedError(
+            "gradient='forward' needs forward derivatives of f, and torch has none for something "
+            f"that it does: {str(error).splitlines()[0]:.200}; take gradient='checkpoint'"
+        ) from error
+
+
+def agrees(again: Again, field: Field, t: float, y: Tensor, tensors: tuple[Tensor, ...]) -> bool:
+    """Return whether f's derivative along one direction is the same forwards and backwards.
+
+    `again` is the field to go back through, with stand-ins for `tensors`.
+    """
+    with torch.enable_grad():
+        start = y.detach().requires_grad_()
+        slope = again(t, start)
+    inputs, weight = (start, *again.tensors), _waves(slope)
+    pulled: Any = [None] * len(inputs)
+    if slope.requires_grad:
+        pulled = torch.autograd.grad(slope, inputs, weight, allow_unused=True)
+    along = [_waves(x) for x in inputs]
+    parts = [_inner(g, v) for g, v in zip(pulled, along, strict=True) if g is not None]
+    with forward_ad.dual_level():
+        plain = [x.detach() for x in inputs]
+        dual, *duals = map(forward_ad.make_dual, plain, along)
+        pushed = _inner(weight, _tangent(Again(field, tensors, tuple(duals))(t, dual)))
+    exact = not torch.is_autocast_enabled(y.device.type)
+    slack = torch.finfo(y.dtype).eps ** 0.5 if exact else 1e-2
+    return abs(pushed - sum(parts)) <= slack * (abs(pushed) + sum(map(abs, parts)))
+
+
+def _waves(x: Tensor) -> Tensor:
+    return torch.arange(1.0, 1.0 + x.numel(), device=x.device).sin().to(x.dtype).reshape(x.shape)
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    return float((a.conj() * b).real.sum().detach())
+
+
+def _together(step: _Again, seeds: tuple[Tensor, ...], chunk: int | None) -> tuple[Tensor, ...]:
     """Return the tangents of what a step makes along all directions, `[P, ...]`, at once."""
 
     def along(*seed: Tensor) -> tuple[Tensor, ...]:

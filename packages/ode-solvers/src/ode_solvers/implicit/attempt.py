@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ode_core.rows import where
 from ode_solvers.implicit.carry import NEW, OLD, WORN, Carry, Memory, home, system_of
 from ode_solvers.implicit.guess import extrapolated, predicted
-from ode_solvers.implicit.implicit_function import attached
+from ode_solvers.implicit.implicit_function import attached, pushed
 from ode_solvers.implicit.linear import Parts
 from ode_solvers.implicit.linearisation import Linearisation
 from ode_solvers.implicit.newton import Bools, Equations, Floats, Limits, Outcome, newton
@@ -176,7 +177,9 @@ class Attempt:
             z = self._iterated(equations, slopes)
         if block.size > 1:
             self.stages = (z.transpose(0, 1),)
-        if grad and (base.requires_grad or equations.needs_gradient):
+        if forward_ad._current_level >= 0:
+            z = pushed(equations, base, z, self.lines.jacobians(equations, z))
+        elif grad and (base.requires_grad or equations.needs_gradient):
             z = attached(equations, base, z, self.lines.linear, twice=self.twice)
         return z, equations.implied(z)
 

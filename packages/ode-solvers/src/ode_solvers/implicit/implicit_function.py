@@ -31,6 +31,22 @@ def attached(
     return _corrected(equations, base, known, linear)
 
 
+def pushed(equations: Equations, base: Tensor, z: Tensor, jacobians: Tensor) -> Tensor:
+    """Return the same with forward derivatives, which go through the solved equations, too.
+
+    `jacobians` are those of f at the stages, `[m, B, n, n]`.
+    """
+    known, (m, count, n) = z.detach(), z.shape
+    pairs = zip(equations.times, (base + known).unbind(0), strict=True)
+    slopes = torch.stack([equations.system.slope(t, rows) for t, rows in pairs])
+    right = torch.tensordot(constant(equations.block.a, slopes), slopes, 1) * equations.h
+    # A zero that has the derivatives of the right-hand side.
+    change = (right - right.detach()).transpose(0, 1).reshape(count, m * n, 1)
+    matrix = coupled(equations.block, jacobians, equations.h)
+    found: Tensor = torch.linalg.solve(matrix, change)
+    return known + found.reshape(count, m, n).transpose(0, 1)
+
+
 def _corrected(equations: Equations, base: Tensor, z: Tensor, linear: LinearSolver) -> Tensor:
     wanted = _Wanted()
     stages = base + (_ForSecondDerivatives.apply(wanted, z) if z.requires_grad else z)

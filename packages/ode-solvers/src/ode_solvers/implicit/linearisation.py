@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ode_core import UnsupportedError
 from ode_core.rows import where
 from ode_solvers.implicit.carry import NEW
 from ode_solvers.implicit.jacobian import UserJacobian
@@ -73,14 +74,24 @@ class Linearisation:
             known = self.linear.linearise(self.system, t, stages[-1], self.own)
             solve = self.linear.solver(known, (), self.shifts, self.system, t)
             return equations.correction(solve, z)
-        (m, count, n), pairs = z.shape, zip(equations.times, stages.unbind(0), strict=True)
-        own = [self.linear.linearise(self.system, t, rows, self.own)[0] for t, rows in pairs]
-        matrix = coupled(equations.block, torch.stack(own), equations.h)
+        m, count, n = z.shape
+        matrix = coupled(equations.block, self.jacobians(equations, z), equations.h)
         slopes = equations.slopes(z)
         weighted = torch.tensordot(constant(equations.block.a, z), slopes, 1) * equations.h
         right = (weighted - z).transpose(0, 1).reshape(count, m * n, 1)
         found: Tensor = torch.linalg.solve_ex(matrix, right)[0]
         return found.reshape(count, m, n).transpose(0, 1)
+
+    def jacobians(self, equations: Equations, z: Tensor) -> Tensor:
+        """Return every stage's own Jacobian, `[m, B, n, n]`; UnsupportedError without matrices."""
+        if not self.linear.direct:
+            raise UnsupportedError(
+                "forward derivatives are not offered with linear='krylov'; take linear='dense', or "
+                "a gradient method that goes backwards"
+            )
+        pairs = zip(equations.times, (equations.base + z).unbind(0), strict=True)
+        own = [self.linear.linearise(self.system, t, rows, self.own)[0] for t, rows in pairs]
+        return torch.stack(own)
 
     def filtered(self, estimate: Tensor) -> Tensor:
         """Return (I - h J / g)^-1 of an error estimate, `[B, n]`, g the real eigenvalue."""
