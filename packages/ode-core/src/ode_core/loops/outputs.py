@@ -87,12 +87,10 @@ def forward(
     steps = march(f, problem.y0, begin, stops, plan, log, problem.times[0])
     accepted = next(steps, None)
     while accepted is not None:
-        again = None
-        if rows.concerns(accepted):
-            again = rows.look(f, accepted)
-            reached = rows.take(accepted) if again is None else []
-        else:
-            reached = []
+        concerns, reached = rows.concerns(accepted), []
+        again = rows.look(f, accepted) if concerns else None
+        if concerns and again is None:
+            reached = rows.take(accepted)
         if again is None and on_step is not None:
             on_step(accepted, reached)
         if again is None and on_rows is not None:
