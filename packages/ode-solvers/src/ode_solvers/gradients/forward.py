@@ -11,6 +11,7 @@ from torch import Tensor
 from ode_core import ArgumentError
 from ode_core.attach import attach_all, differentiable, refuse_transforms
 from ode_core.capture import Watched
+from ode_core.dtypes import real
 from ode_core.loops.outputs import forward
 from ode_core.replay import Replay
 from ode_solvers.gradients.basis import Basis
@@ -107,7 +108,7 @@ class _Contraction:
     ) -> Gradients:
         """Return the gradients of `y0` and `tensors` from those of the outputs."""
         count = self.basis.count
-        total = self.held[0].new_zeros(count, dtype=self.held[0].dtype.to_real())
+        total = self.held[0].new_zeros(count, dtype=real(self.held[0].dtype))
         for grad, tangent in zip(grads, self.held, strict=True):
             products = tangent.reshape(count, -1) @ grad.reshape(-1).conj()
             total = total + products.real.to(total.dtype)
