@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ode_core
-from ode_core import FixedSteps, Step, solve
+from ode_core import Compile, Event, FixedSteps, Step, solve
 from ode_solvers import Reversible
 from tests.problems import F64, flat
 
@@ -233,3 +233,30 @@ def test_the_step_before_the_end_costs_one_evaluation_more_and_others_none():
         for timed in (False, True)
     ]  # fmt: skip
     assert calls == [19, 20]
+
+
+def test_programs_leave_times_to_what_converges():
+    t = torch.tensor([0.0, 0.25, 0.77], dtype=F64, requires_grad=True)
+    y0 = torch.tensor([1.0, 0.4], dtype=F64)
+    program = Compile("step", backend="aot_eager")
+    ys = solve(f, y0, t, solver="rk4", dt=0.05, compile=program).ys
+    weights = torch.arange(1.0, 1.0 + ys.numel(), dtype=F64).reshape(ys.shape)
+    (found,) = torch.autograd.grad((ys * weights).sin().sum(), t)
+    exact = in_time("direct", (0.0, 0.25, 0.77), dt=0.05)
+    assert torch.allclose(found, exact, atol=1e-3)
+
+
+@pytest.mark.parametrize("gradient", ["direct", "checkpoint"])
+@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
+def test_integrals_move_with_both_of_their_ends(solver, gradient):
+    steps = {"dt": 0.02} if solver == "rk4" else {"rtol": 1e-10, "atol": 1e-10}
+
+    def run(t, event=None):
+        y0 = torch.tensor([1.0, 0.4], dtype=F64)
+        return solve(f, y0, t, solver=solver, gradient=gradient, event=event, **steps,
+                     integrand=lambda t, y: torch.stack([t * y[0], y[1]])).integrals  # fmt: skip
+
+    times = torch.tensor([0.1, 0.31, 0.62, 0.77], dtype=F64, requires_grad=True)
+    assert torch.autograd.gradcheck(run, (times,), eps=1e-5, atol=1e-5)
+    twice = [Event(lambda t, y, at=at: t - at, reset=lambda t, y: y) for at in (0.5, 0.7)]
+    assert torch.autograd.gradcheck(lambda t: run(t, twice), (times,), eps=1e-5, atol=1e-5)

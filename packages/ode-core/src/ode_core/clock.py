@@ -105,7 +105,7 @@ def clock_of(problem: Problem, plan: Plan) -> Clock | None:
     if not isinstance(controller, FixedSteps) or problem.given.asks:
         return None
     own = not solver.one_step or hasattr(solver, "interpolant")
-    if own and not getattr(solver, "moving_times", False):
+    if not getattr(solver, "moving_times", not own):
         return None
     sources: dict[float, int | None] = {}
     if controller.grid is not None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ode_core.clock import clock_of
-from ode_core.events import Occurrence, attached, later
+from ode_core.events import Occurrence, attached, later, shifted
 from ode_core.loops.quadrature import running
 from ode_core.problem import Problem, widened
 from ode_core.protocols import GradientMethod, Plan
@@ -168,7 +168,18 @@ def _integrals(problem: Problem, trajectory: Trajectory, carried: Tensor | None)
     else:
         values = [value(node.row) for node in nodes]
         parts = running(values, [n.output for n in nodes], [n.weight for n in nodes], count)
-    return list(parts if carried is None else parts + carried)
+    parts = parts if carried is None else parts + carried
+    if not (problem.ts.requires_grad and torch.is_grad_enabled()):
+        return list(parts)
+    # The ends of an integral move with the times; what events move is nothing of these.
+    shifts = problem.ts - problem.ts.detach()
+    # Of a piece after an event, the first time is that of the event.
+    pairs = zip(trajectory.wanted, shifts if carried is None else shifts[1:], strict=False)
+    ends = [
+        shifted(part, value(row), shift) for part, (row, shift) in zip(parts, pairs, strict=False)
+    ]
+    whole = [*ends, parts[-1]]
+    return whole if carried is not None else [shifted(x, value(0), -shifts[0]) for x in whole]
 
 
 def _state(whole: Whole, problem: Problem, trajectory: Trajectory) -> State:

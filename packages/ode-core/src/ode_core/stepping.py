@@ -39,6 +39,8 @@ class CompiledSolver:
     dense: bool
     allowed: Allowed
     given: Given
+    # A program calls f itself, and knows nothing of a clock.
+    moving_times: bool = False
 
     @property
     def name(self) -> str:
