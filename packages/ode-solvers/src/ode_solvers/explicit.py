@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 
 from ode_core import ArgumentError, Step
 from ode_core.interpolation import Hermite
+from ode_core.rows import along
 from ode_solvers.kernels.choose import CHAIN, for_rows, for_state, named
 from ode_solvers.kernels.contract import Kernel
 from ode_solvers.stiffness import LastStages, Suspicion, last_stages

@@ -147,4 +147,4 @@ class _Stage(torch.autograd.Function):
             )
         made = ctx.recorded or ctx.field.recorded(ctx.t, *ctx.saved_tensors, timed=ctx.timed)
         ctx.recorded, (slope, *leaves) = None, made
-        return (None,) * (3 - ctx.timed) + tuple(ctx.field.pulled(slope, leaves, grad))
+        return *(None,) * (3 - ctx.timed), *ctx.field.pulled(slope, leaves, grad)
