@@ -10,12 +10,11 @@ import torch
 from ode_core import ArgumentError, UnsupportedError
 from ode_core.replay import twin
 from ode_core.samples import SampleProblem
+from ode_solvers.gradients.leaves import leaves_of, with_leaves
 from ode_solvers.gradients.rewind import (
     Rewind,
-    leaves_of,
     refuse_outside_of_torch,
     solve_recorded,
-    with_leaves,
 )
 from ode_solvers.gradients.sample_forward import refuse_what_has_no_row
 from ode_solvers.gradients.sample_rewind import solve_samples_recorded

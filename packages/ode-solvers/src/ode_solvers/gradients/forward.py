@@ -15,12 +15,11 @@ from ode_core.dtypes import real
 from ode_core.loops.outputs import forward
 from ode_core.replay import Replay
 from ode_solvers.gradients.basis import Basis
+from ode_solvers.gradients.leaves import leaves_of, with_leaves
 from ode_solvers.gradients.rewind import (
     begun_with,
-    leaves_of,
     refuse_outside_of_torch,
     shifts_of,
-    with_leaves,
 )
 from ode_solvers.gradients.tangents import Tangents
 

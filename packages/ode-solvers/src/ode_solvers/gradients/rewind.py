@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ode_core import UnsupportedError
 from ode_core.attach import attach_all, differentiable, refuse_transforms
@@ -18,6 +17,7 @@ from ode_core.interpolation import interpolant
 from ode_core.loops.march import Accepted
 from ode_core.loops.outputs import forward, needs_interpolant, output_at
 from ode_core.replay import Again, Replay
+from ode_solvers.gradients.leaves import leaves_of, with_leaves
 from ode_solvers.gradients.pulls import Pulls, sum_of
 from ode_solvers.gradients.schedule import backwards
 from ode_solvers.gradients.tape import Budget, State, Tape
@@ -291,18 +291,3 @@ class Rewind:
         if needs_interpolant(self.problem, accepted, outputs):
             at = interpolant(self.plan.solver, f, span[:2], y, step)
         return [output_at(self.problem, k, accepted, at) for k in outputs]
-
-
-def leaves_of(tree: Any) -> list[Tensor]:
-    """Return the tensors of a carry that can have gradients."""
-    return [x for x in pytree.tree_leaves(tree) if _real(x)]
-
-
-def with_leaves(tree: Any, leaves: Sequence[Tensor]) -> Any:
-    """Return a carry with other such tensors in its place."""
-    given = iter(leaves)
-    return pytree.tree_map(lambda x: next(given) if _real(x) else x, tree)
-
-
-def _real(x: Any) -> bool:
-    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())

@@ -16,8 +16,8 @@ from ode_core.interpolation import interpolant
 from ode_core.loops.sample_outputs import Due, SampleTrajectory, forward_samples
 from ode_core.rows import where
 from ode_core.samples import Stops
+from ode_solvers.gradients.leaves import leaves_of, with_leaves
 from ode_solvers.gradients.pulls import sum_of
-from ode_solvers.gradients.rewind import leaves_of, with_leaves
 from ode_solvers.gradients.sample_forward import solved_samples
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from ode_core.interpolation import interpolant
 from ode_core.loops.outputs import needs_interpolant, output_at, state_at
 from ode_core.replay import Again, Replay
 from ode_solvers.gradients.basis import Basis
-from ode_solvers.gradients.rewind import begun_with, leaves_of, shifts_of, with_leaves
+from ode_solvers.gradients.leaves import leaves_of, with_leaves
+from ode_solvers.gradients.rewind import begun_with, shifts_of
 
 if TYPE_CHECKING:
     from ode_core import Plan
