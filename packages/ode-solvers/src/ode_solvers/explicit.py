@@ -208,8 +208,8 @@ class RungeKutta:
         return (times.unbind(0), t1) if seen is None else (seen(times).unbind(0), seen(t1))
 
     def _kernel(self, t: Any, y: Tensor) -> Kernel:
-        if forward_ad._current_level >= 0:
-            # Derivatives that go forwards are known to torch's own operations alone.
+        if forward_ad._current_level >= 0 or (isinstance(t, Tensor) and not t.dim()):
+            # Derivatives that go forwards, or to times, are known to torch's operations alone.
             return named("cpu")
         if self.kernel is None:
             return for_state(y, shared=not isinstance(t, Tensor))
