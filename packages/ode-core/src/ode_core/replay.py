@@ -107,7 +107,7 @@ class Again:
         self._given = given  # keeps the ids theirs
         self._swaps = swaps
         self._mode = _Swapped(swaps) if swaps else None
-        self._known = {node_of(x) for x in tensors}
+        self._known = {node_of(x) for x in tensors if x.requires_grad}
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
         """Return what the field returns.
