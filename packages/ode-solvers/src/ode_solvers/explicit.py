@@ -210,7 +210,7 @@ class RungeKutta:
     def _kernel(self, t: Any, y: Tensor) -> Kernel:
         if forward_ad._current_level >= 0 or (isinstance(t, Tensor) and not t.dim()):
             # Derivatives that go forwards, or to times, are known to torch's operations alone.
-            return named("cpu")
+            return CHAIN
         if self.kernel is None:
             return for_state(y, shared=not isinstance(t, Tensor))
         return self.kernel  # type: ignore[return-value]
