@@ -16,8 +16,11 @@ from ode_core.dtypes import real
 def along(x: Tensor, y: Tensor) -> Tensor:
     """Return numbers `[B]` as `[B, 1, ...]` in the real dtype of `y`, `[B, ...]`, to scale it by.
 
-    A step size in float64 is rounded to the state's dtype only here, where it meets the state.
+    One number, 0-d, stays so. A step size in float64 is rounded to the state's dtype only here,
+    where it meets the state.
     """
+    if x.dim() == 0:
+        return x.to(real(y.dtype))
     return x.to(real(y.dtype)).view((*x.shape, *(1,) * (y.dim() - x.dim())))
 
 
