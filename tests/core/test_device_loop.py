@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ode_core
 from ode_core import ArgumentError, FixedSteps, Graph, SolveError, UnsupportedError, solve
@@ -134,11 +135,45 @@ def test_a_state_of_a_pair_and_an_empty_one():
     )
 
 
+@pytest.mark.parametrize("times", [[0.0, 3.0], INSIDE])
+@pytest.mark.parametrize("solver", ["dopri5", "dopri8"])
+def test_nothing_is_read_from_the_device_once_f_was_called(times, solver):
+    class Reads(TorchDispatchMode):
+        count, begun = 0, False
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += self.begun and func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    def solved(graph):
+        def f(t, y):
+            reads.begun = True
+            return PROBLEM(t, y)
+
+        with Reads() as reads:
+            stats = solve(f, PROBLEM.y0, times, solver=solver, graph=graph, max_steps=500).stats
+        return reads.count, stats.accepted + stats.rejected
+
+    assert solved(True)[0] == 0
+    assert solved(Graph(3, lag=True))[0] == 0
+    count, steps = solved(False)
+    assert count >= steps > 5
+
+
+def test_a_state_of_one_number():
+    for dtype in (F64, torch.float32):
+        y0 = torch.tensor(1.0, dtype=dtype)
+        ys = solve(lambda t, y: -y, y0, [0.0, 0.5, 1.0], graph=True).ys
+        assert ys.shape == (3,)
+        assert torch.allclose(ys, torch.exp(-torch.tensor([0.0, 0.5, 1.0], dtype=dtype)), rtol=1e-4)
+
+
 def test_what_a_loop_on_the_device_cannot_do_is_refused():
     y0 = PROBLEM.y0
     for options, error, match in (
         ({"solver": "kvaerno5"}, UnsupportedError, "kvaerno5 reads values"),
         ({"event": ode_core.Event(lambda t, y: y[0])}, UnsupportedError, "no events"),
+        ({"compile": True}, ArgumentError, "take one"),
         ({"graph": 8}, ArgumentError, "True, False or a Graph"),
     ):
         with pytest.raises(error, match=match):

@@ -146,6 +146,8 @@ def _solved(
     programs: Compile | None,
 ) -> tuple[Solution, str]:
     if programs is not None:
+        if plan.graph is not None:
+            raise ArgumentError("compile and graph are two ways to make a solve faster; take one")
         shared = unbatched(problem)
         whole, made = solve_compiled(programs, shared, plan, method)
         return result(shared, plan, method, whole, t, made)
