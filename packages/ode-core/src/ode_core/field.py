@@ -115,11 +115,6 @@ class Field:
         return y if self._packed == self._dtype else y.to(self._dtype)
 
     @property
-    def time_dtype(self) -> torch.dtype:
-        """The dtype in which f gets times."""
-        return self._time_dtype
-
-    @property
     def draws(self) -> bool:
         """Whether f is known to draw random numbers, which are then the same in every call."""
         return self._draws is not None

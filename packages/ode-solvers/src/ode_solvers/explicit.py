@@ -204,9 +204,7 @@ class RungeKutta:
             ks.append(field(t1 if node == 1.0 else time, state))
         return ks, None if last_row is None else kernel.combine(y, h, last_row, ks)
 
-    def _times(
-        self, field: VectorField, t0: Any, t1: Any, dt: Any
-    ) -> tuple[Sequence[Any], Any]:
+    def _times(self, field: VectorField, t0: Any, t1: Any, dt: Any) -> tuple[Sequence[Any], Any]:
         """Return the times of the stages after the first, and of the end, for the field.
 
         Those on the device are made at one go, and turned into what f gets if the field tells how.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ode_core.control import first_steps
 from ode_core.loops.captured import captured, of
 from ode_core.loops.chunk import Buffers, Chunk
 from ode_core.loops.graphs import Graph, capturable, noting
@@ -28,10 +27,12 @@ from ode_core.loops.pace import (
     TorchPace,
 )
 from ode_core.protocols import Step
+from ode_core.rows import along
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ode_core.field import Field
     from ode_core.loops.march import Log, Stop
     from ode_core.problem import Problem
     from ode_core.protocols import Plan
@@ -102,7 +103,7 @@ class Loop:
         held = slope(carry) if slope is not None else None
         held = self.field(t, y) if held is None else held
         begin, end = sent([t, self.stops[0].end], y.device).unbind()
-        return first_steps(self.field, (begin, end), y, held, self.plan.solver.order, tolerance)
+        return _first_step(self.field, (begin, end), y, held, self.plan.solver.order, tolerance)
 
     def clock(self, plain: TorchPace, at: tuple[float, Any, int, float], memory: Any) -> Tensor:
         """Return a clock for time, step size, attempts left and stop; nothing is read."""
@@ -146,3 +147,25 @@ def sent(numbers: list[float], device: torch.device) -> Tensor:
 
 def _cloned(x: Any) -> Any:
     return x.clone() if isinstance(x, Tensor) else x
+
+
+def _first_step(
+    f: Field, span: tuple[Tensor, Tensor], y: Tensor, slope: Tensor, order: int, tolerance: Any
+) -> Tensor:
+    """Return the 0-d size of the first step over a span of 0-d times, as `first_step` chooses it.
+
+    Source: Hairer, Nørsett, Wanner I, section II.4, starting step size.
+    """
+    t0, t1 = span
+    length = (t1 - t0).abs()
+    d0, d1 = tolerance.norm(y, y, y), tolerance.norm(slope, y, y)
+    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
+    usable = h0.isfinite() & (h0 > 0.0)
+    h0 = torch.minimum(torch.where(usable, h0, length * 1e-6), length)
+    signed = torch.copysign(h0, t1 - t0)
+    end = torch.where(h0 == length, t1, t0 + signed)
+    ahead = f(end, torch.addcmul(y, slope, along(signed, y)))
+    largest = torch.maximum(d1, tolerance.norm(ahead - slope, y, y) / h0)
+    h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / largest) ** (1 / order))
+    h1 = torch.where(largest.isfinite(), torch.minimum(100 * h0, h1), h0 * 1e-3)
+    return torch.where(usable, torch.minimum(h1, length), h0)

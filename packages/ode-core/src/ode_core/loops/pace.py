@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ode_core.control import PIDController
 from ode_core.tolerance import Tolerance
 
 if TYPE_CHECKING:
@@ -85,7 +86,11 @@ class TorchPace:
             allowed = (dt <= self.least) & error.isfinite()
             error = torch.where(allowed, error.clamp(max=1.0), error)
         memory = self._unpacked(kept)
-        verdict, factor, memory = self.controller.judge(error, self.order, memory)
+        # What a PID controller does with numbers is done here without looking at one.
+        if isinstance(self.controller, PIDController):
+            verdict, factor, memory = _judged(self.controller, error, self.order, memory)
+        else:
+            verdict, factor, memory = self.controller.judge(error, self.order, memory)
         accept: Tensor = verdict & running
         sized = taken * factor
         # A step cut short at a stop says little about the size that the next one can have.
@@ -146,3 +151,22 @@ class TorchPace:
 
 def _packed(memory: Any) -> list[Tensor]:
     return [x.to(torch.float64) for x in pytree.tree_leaves(memory)]
+
+
+def _judged(
+    controller: PIDController, error: Tensor, order: int, memory: Any
+) -> tuple[Tensor, Tensor, Any]:
+    before, earlier, rejected = memory
+    b1, b2, b3 = controller.exponents(order)
+    accept = error <= 1.0
+    # A zero has no power; the least positive number asks for the largest factor all the same.
+    history = error.clamp(min=1e-300) ** b1
+    if b2:
+        history = history * before**b2
+    if b3:
+        history = history * earlier**b3
+    factor = (controller.safety / history).clamp(controller.factor_min, controller.factor_max)
+    factor = torch.where(accept, factor, factor.clamp(max=controller.safety))
+    factor = torch.where(accept & rejected, factor.clamp(max=1.0), factor)
+    kept = torch.where(accept, error.clamp(min=1e-4), before)
+    return accept, factor, (kept, torch.where(accept, before, earlier), ~accept)

@@ -61,9 +61,7 @@ def for_state(y: Tensor, *, shared: bool = True) -> Kernel:
 
 def for_rows(y: Tensor) -> RowKernel:
     """Return the kernel for the rows of a state with per-sample steps."""
-    kernel = named(
-        "native" if y.is_cpu and available() else "triton" if _fused(y) else "cpu"
-    )
+    kernel = named("native" if y.is_cpu and available() else "triton" if _fused(y) else "cpu")
     # All of them have all that rows need; to look for it takes longer than to use it.
     return cast("RowKernel", kernel)
 

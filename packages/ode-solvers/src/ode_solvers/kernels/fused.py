@@ -18,7 +18,7 @@ from ode_core.loops.pace import TorchPace
 from ode_core.rows import along
 from ode_solvers.kernels import programs
 from ode_solvers.kernels.cpu import Chain
-from ode_solvers.kernels.linear import Span, Sum, Weights
+from ode_solvers.kernels.linear import Span, Sum, Weights, in_kind, weights_of
 from ode_solvers.kernels.memory import Flat, allowances, by_segment, flat, real
 from ode_solvers.kernels.pace import fused
 from ode_solvers.tableau import Dense, Row
@@ -55,7 +55,7 @@ class Fused:
         """
         if isinstance(h, Tensor) and h.requires_grad:
             return Chain().combine(y, along(h, y), row, ks)
-        weights, used = _weights(row), [ks[index] for index, _ in row]
+        weights, used = weights_of(row), [ks[index] for index, _ in row]
         if not isinstance(h, Span):
             return self.sum(y, h, 0.0, weights, used)
         if torch.is_grad_enabled() and any(x.requires_grad for x in (y, *ks)):
@@ -68,7 +68,7 @@ class Fused:
     def weigh(self, h: float, row: Row, xs: Mapping[int, Tensor]) -> Tensor:
         """Return h sum w x, one launch, without a graph."""
         used = [xs[index] for index, _ in row]
-        return self.summed(used[0], h, 0.0, _weights(row), used, add=False)
+        return self.summed(used[0], h, 0.0, weights_of(row), used, add=False)
 
     def interpolate(
         self, y: Tensor, h: Step, theta: float | Tensor, dense: Dense, ks: Sequence[Tensor]
@@ -156,7 +156,7 @@ class Fused:
         start, *slopes = given.tensors
         self._launch(
             (programs.combine_kernel, programs.combine_rows_kernel),
-            (start, given.memory, h, _like(theta, h), tuple(slopes)),
+            (start, given.memory, h, in_kind(theta, h), tuple(slopes)),
             given,
             {"W": weights, "ADD": add, "ACC": _accumulator(start)},
             h,
@@ -177,7 +177,7 @@ class Fused:
         made = [given.out, *(torch.empty_like(given.out) for _ in weights[1:])]
         self._launch(
             (programs.scatter_kernel, programs.scatter_rows_kernel),
-            (given.tensors[0], tuple(real(x) for x in made), h, _like(theta, h)),
+            (given.tensors[0], tuple(real(x) for x in made), h, in_kind(theta, h)),
             given,
             {"W": weights, "ACC": _accumulator(given.memory)},
             h,
@@ -291,15 +291,6 @@ class Fused:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             # Said aloud: its default changes between versions of Triton, and results with it.
             kernel[(programs,)](*arguments, **constants, enable_fp_fusion=True)
-
-
-def _weights(row: Row) -> Weights:
-    return tuple((weight,) for _, weight in row)
-
-
-def _like(theta: float | Tensor, h: float | Tensor) -> float | Tensor:
-    # A stage's weights do not depend on theta; what is passed for it is never read.
-    return theta if isinstance(theta, Tensor) or not isinstance(h, Tensor) else h
 
 
 def _accumulator(x: Tensor) -> Any:

@@ -15,6 +15,17 @@ Weights = tuple[tuple[float, ...], ...]
 """A row as the programs take it: for each slope a polynomial in theta, lowest power first."""
 
 
+def weights_of(row: Row) -> Weights:
+    """Return a stage's row as the programs take it."""
+    return tuple((weight,) for _, weight in row)
+
+
+def in_kind(theta: float | Tensor, h: float | Tensor) -> float | Tensor:
+    """Return theta as the programs take it beside a step size."""
+    # A stage's weights do not depend on theta; what is passed for it is never read.
+    return theta if isinstance(theta, Tensor) or not isinstance(h, Tensor) else h
+
+
 class Span:
     """A step size, and the sums that one recorded step has made so far, where it is recorded."""
 
