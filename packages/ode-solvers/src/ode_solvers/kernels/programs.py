@@ -291,9 +291,10 @@ def finish_rows_kernel(
 @triton.jit
 def norm_kernel(partial, out, blocks, count: tl.float64, BLOCK: tl.constexpr):
     """Each row's norm from the sums of its blocks, in their order; infinite where it is NaN."""
-    row = tl.program_id(0).to(tl.int64)
+    row, start = tl.program_id(0).to(tl.int64), blocks * 0
     total = tl.zeros([BLOCK], tl.float64)
-    for start in range(0, blocks, BLOCK):
+    while start < blocks:
         at = start + tl.arange(0, BLOCK)
         total += tl.load(partial + row * blocks + at, mask=at < blocks, other=0.0)
+        start += BLOCK
     tl.store(out + row, _norm(tl.sum(total, 0), count))
