@@ -84,3 +84,10 @@ def peers(session: nox.Session) -> None:
     """Time the suite beside torchdiffeq, torchode, diffrax and SciPy, installed here alone."""
     install_suite(session, *pinned("torchdiffeq", "torchode", "diffrax", "scipy"), "jax[cpu]")
     session.run("ode", "peers", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Check and measure on a GPU: nox -s gpu -- --out figures; without one add --interpret."""
+    install_suite(session, "triton")
+    session.run("python", "-m", "ode_solvers.gpu", *session.posargs, env=ONE_THREAD)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ArgumentError,
         DataError,
         GradientWarning,
+        GraphWarning,
         OdeError,
         PluginError,
         PrecisionWarning,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ode_core.events import Event, Occurrence
     from ode_core.hooks import hookimpl
     from ode_core.inputs import Control
+    from ode_core.loops.graphs import Graph
     from ode_core.protocols import GradientMethod, Plan, Progress, RunConfig, Solver, Step, Task
     from ode_core.records import (
         CommandRecord,
@@ -62,6 +64,8 @@ _EXPORTS = {
     "ArgumentError": "errors",
     "DataError": "errors",
     "GradientWarning": "errors",
+    "Graph": "loops.graphs",
+    "GraphWarning": "errors",
     "OdeError": "errors",
     "PluginError": "errors",
     "PrecisionWarning": "errors",
@@ -118,6 +122,8 @@ __all__ = [
     "GradientMethod",
     "GradientRecord",
     "GradientWarning",
+    "Graph",
+    "GraphWarning",
     "ModelRecord",
     "Occurrence",
     "OdeError",

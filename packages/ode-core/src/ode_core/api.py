@@ -13,6 +13,7 @@ from ode_core.compiled import Compile, asked_for, solve_compiled, unbatched
 from ode_core.control import FixedSteps
 from ode_core.errors import ArgumentError, SolveError
 from ode_core.events import Event, as_events, later
+from ode_core.loops.graphs import Graph
 from ode_core.planning import Asked, check_per_sample, make_plan
 from ode_core.problem import Given, Problem, build
 from ode_core.protocols import Controller, GradientMethod, Plan, Solver
@@ -53,6 +54,7 @@ def solve(
     on_failure: str = "raise",
     verify: bool = False,
     compile: bool | str | Compile = False,
+    graph: bool | Graph = False,
 ) -> Solution:
     """Solve dy/dt = f(t, y), y(t[0]) = y0, and return the states at the times `t`.
 
@@ -93,6 +95,8 @@ def solve(
             torch.compile when they are first taken, and the whole solve where it can be one; "auto"
             does where that is faster, by one measurement for each f and shape of state; or a
             Compile. `solution.compiled` says what was done.
+        graph: keep the step loop on the device, for solves without gradients: on CUDA as CUDA
+            graphs, in which f must not wait for the device (see Graph).
 
     Raises:
         ArgumentError: for an argument, or a combination of them, that cannot be used.
@@ -125,7 +129,7 @@ def solve(
     _check_start(start, problem)
     if start is not None and start.delay is not None and torch.is_grad_enabled():
         problem = later(problem, start.delay)
-    asked = Asked(controller, rtol, atol, dt, max_steps, dense, record_steps, start)
+    asked = Asked(controller, rtol, atol, dt, max_steps, dense, record_steps, start, graph)
     plan = make_plan(stepper, problem, asked)
     method.check(problem, plan)  # type: ignore[arg-type]
     solution, failure = _solved(problem, plan, method, t, asked_for(compile))
@@ -142,6 +146,8 @@ def _solved(
     programs: Compile | None,
 ) -> tuple[Solution, str]:
     if programs is not None:
+        if plan.graph is not None:
+            raise ArgumentError("compile and graph are two ways to make a solve faster; take one")
         shared = unbatched(problem)
         whole, made = solve_compiled(programs, shared, plan, method)
         return result(shared, plan, method, whole, t, made)

@@ -174,6 +174,10 @@ class PIDController:
             history = history * earlier**b3
         return self.safety / history
 
+    def exponents(self, order: int) -> tuple[float, float, float]:
+        """Return b1, b2 and b3 for a method of this order."""
+        return self._exponents.get(order) or self._exponents_of(order)
+
     # Needed at every step, and the same at each.
     @cached_property
     def _exponents(self) -> dict[int, tuple[float, float, float]]:

@@ -56,6 +56,10 @@ class GradientWarning(UserWarning):
     """A gradient that was found to differ from the exact one of the same solve."""
 
 
+class GraphWarning(UserWarning):
+    """A solve that was to run as a CUDA graph and could not."""
+
+
 class SolveError(OdeError, RuntimeError):
     """A solve that could not be finished; `solution` holds what was reached, NaN after that."""
 

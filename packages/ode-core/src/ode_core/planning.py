@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ode_core.control import FixedSteps, PIDController
 from ode_core.errors import ArgumentError, PrecisionWarning, UnsupportedError
+from ode_core.loops.graphs import as_graph
 from ode_core.protocols import Controller, GradientMethod, Plan, Solver
 from ode_core.samples import SampleProblem
 from ode_core.tolerance import SampleTolerance, Tolerance
@@ -38,6 +39,7 @@ class Asked:
     dense: bool
     record_steps: bool
     start: State | None
+    graph: Any = False
 
 
 def make_plan(solver: Solver, problem: Problem | SampleProblem, asked: Asked) -> Plan:
@@ -68,8 +70,9 @@ def make_plan(solver: Solver, problem: Problem | SampleProblem, asked: Asked) ->
         )
     tolerance = None if fixed else _tolerance(problem, asked.rtol, asked.atol)
     return Plan(
-        solver, chosen, tolerance, dt, asked.max_steps, asked.dense, asked.record_steps, asked.start
-    )
+        solver, chosen, tolerance, dt, asked.max_steps, asked.dense, asked.record_steps,
+        asked.start, as_graph(asked.graph, solver, chosen, problem),
+    )  # fmt: skip
 
 
 def check_per_sample(solver: Solver, gradient: GradientMethod, controller: Any) -> None:

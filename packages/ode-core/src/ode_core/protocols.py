@@ -14,6 +14,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from ode_core.control import FixedSteps
+    from ode_core.loops.graphs import Graph
     from ode_core.problem import Problem
     from ode_core.solution import State, Trajectory
     from ode_core.tolerance import Tolerance
@@ -88,6 +89,9 @@ class Solver(Protocol):
       by default, so that torch.compile can make no program of it. Within a program times are 0-d
       float64 tensors, and `tolerance.norm` returns one;
     - `transforms = False`, which says that it does not go through the transforms of `torch.func`;
+    - `on_device = True`, which says that with shared steps it also takes times as 0-d float64
+      tensors on the state's device, returns a 0-d error, and reads nothing from there; `pace(plain,
+      y) -> Pace`, which does in one launch what the step-size control `plain` does;
     - `error_estimate`, a few words that say which estimate its error is;
     - `per_sample = True`, which says that it also takes per-sample steps: `init`, `step` and
       `interpolant` then get times as float64 `[B]` tensors and a state `[B, ...]`, one row a
@@ -158,7 +162,8 @@ class Controller(Protocol):
 class Plan:
     """How a problem is to be solved: objects in place of the names that the user gave.
 
-    `start` is the state that an earlier solve left, where this one goes on from it.
+    `start` is the state that an earlier solve left, where this one goes on from it. `graph` says
+    that the loop stays on the device.
     """
 
     solver: Solver
@@ -169,6 +174,7 @@ class Plan:
     dense: bool
     record_steps: bool
     start: State | None = None
+    graph: Graph | None = None
 
 
 @runtime_checkable

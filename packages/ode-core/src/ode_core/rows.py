@@ -19,6 +19,8 @@ def along(x: Tensor, y: Tensor) -> Tensor:
     A 0-d number scales the whole state. A step size in float64 is rounded to the state's dtype
     only here, where it meets the state.
     """
+    if x.dim() == 0:
+        return x.to(real(y.dtype))
     return x.to(real(y.dtype)).view((*x.shape, *(1,) * (y.dim() - x.dim())))
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ode_core import Tolerance
+    from ode_core.loops.pace import TorchPace
     from ode_core.protocols import Interpolant
 
     VectorField = Callable[[Any, Tensor], Tensor]
@@ -42,6 +43,7 @@ class RungeKutta:
     implicit: bool = field(default=False, init=False)
     one_step: bool = field(default=True, init=False)
     per_sample: bool = field(default=True, init=False)
+    on_device: bool = field(default=True, init=False)
     # Rows and nodes of the stages after the first; apart the row that is the solution's.
     _rows: tuple[tuple[tuple[Row, float], ...], Row | None] = field(
         init=False, repr=False, compare=False
@@ -99,13 +101,15 @@ class RungeKutta:
     ) -> Step:
         """Advance `y`, any shape, from t0 to t1."""
         table, kernel = self.tableau, self._kernel(t0, y)
-        h = kernel.prepare(t1 - t0, y)
-        ks, last = self._stages(field, kernel, h, (t0, t1), y, carry)
+        dt = t1 - t0
+        h = kernel.prepare(dt, y)
+        times, end = self._times(field, t0, t1, dt)
+        ks, last = self._stages(field, kernel, h, (t0, *times, end), y, carry)
         if not self.adaptive:
             y1 = kernel.combine(y, h, table.solution_row, ks) if last is None else last
             return Step(y1, None, (), tuple(ks))
         if last is not None:
-            ks.append(field(t1, last))
+            ks.append(field(end, last))
         if tolerance is None:
             y1 = kernel.combine(y, h, table.solution_row, ks) if last is None else last
             error = None
@@ -120,7 +124,7 @@ class RungeKutta:
             # The slope at an end that hardly ever is a start, as with a least step, is not worth a
             # call: without it the next step makes its own.
             return Step(y1, error, (), tuple(ks))
-        ks.append(field(t1, y1))
+        ks.append(field(end, y1))
         return Step(y1, error, (ks[-1],), tuple(ks))
 
     def replay(
@@ -135,8 +139,10 @@ class RungeKutta:
         """Advance `y` again, without the slope at the end and without an error estimate."""
         del y1
         kernel = self._kernel(t0, y)
-        h = kernel.prepare(t1 - t0, y)
-        ks, last = self._stages(field, kernel, h, (t0, t1), y, carry)
+        dt = t1 - t0
+        h = kernel.prepare(dt, y)
+        times, end = self._times(field, t0, t1, dt)
+        ks, last = self._stages(field, kernel, h, (t0, *times, end), y, carry)
         if last is None:
             last = kernel.combine(y, h, self.tableau.solution_row, ks)
         return Step(last, None, (), tuple(ks))
@@ -154,14 +160,18 @@ class RungeKutta:
             ks = (*ks, field(t1, step.y))
         if table.dense is None:
             return Hermite(t1 - t0, y0, ks[0], step.y, ks[-1])
-        dt = t1 - t0
+        dt, kernel = t1 - t0, self._kernel(t0, y0)
         if table.dense.a:
-            kernel: Kernel = CHAIN
             h = kernel.prepare(dt, y0)
             for row, node in zip(table.dense.a, table.dense.c, strict=True):
                 y = kernel.combine(y0, h, row_of(row), ks)
                 ks = (*ks, field(t0 + node * dt, y))
-        return Polynomial(table, dt, y0, step.y, ks)
+        return Polynomial(table, dt, y0, step.y, ks, kernel)
+
+    def pace(self, plain: TorchPace, y: Tensor) -> Any:
+        """Return step-size control on the device for a state, in one launch where it can be."""
+        own = getattr(self._kernel(0.0, y), "pace", None)
+        return plain if own is None else own(plain)
 
     def diagnose(self, before: Suspicion | None, step: Step) -> Suspicion | None:
         """Return whether the problem looks stiff, where the table's last stages can tell."""
@@ -180,30 +190,32 @@ class RungeKutta:
         field: VectorField,
         kernel: Kernel,
         h: Any,
-        span: tuple[Any, Any],
+        times: Sequence[Any],
         y: Tensor,
         carry: tuple[Tensor, ...],
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Return the slopes, and the last stage's state unevaluated where it is the new state."""
-        t0, t1 = span
+        """Return the slopes, and the last stage's state unevaluated where it is the new state.
+
+        `times` are those of the start, of the stages after the first, and of the end.
+        """
         inner, last_row = self._rows
-        times, t1 = self._times(field, t0, t1)
+        t0, *between, t1 = times
         ks = [carry[0] if carry else field(t0, y)]
-        for (row, node), time in zip(inner, times, strict=True):
+        for (row, node), time in zip(inner, between, strict=True):
             state = kernel.combine(y, h, row, ks)
             # The end is t1 itself: t0 + (t1 - t0) may round beyond it.
             ks.append(field(t1 if node == 1.0 else time, state))
         return ks, None if last_row is None else kernel.combine(y, h, last_row, ks)
 
-    def _times(self, field: VectorField, t0: Any, t1: Any) -> tuple[Sequence[Any], Any]:
+    def _times(self, field: VectorField, t0: Any, t1: Any, dt: Any) -> tuple[Sequence[Any], Any]:
         """Return the times of the stages after the first, and of the end, for the field.
 
-        Per-sample ones are made at one go, and turned into what f gets if the field tells how.
+        Those on the device are made at one go, and turned into what f gets if the field tells how.
         """
-        nodes, dt = self._nodes, t1 - t0
-        if not (isinstance(dt, Tensor) and dt.dim() and nodes):
+        nodes = self._nodes
+        if not isinstance(dt, Tensor) or not nodes:
             return [t0 + node * dt for node in nodes], t1
-        times = torch.addcmul(t0, _column(nodes, dt.device), dt)
+        times = torch.addcmul(t0, _column(nodes, dt.dim(), dt.device), dt)
         seen = getattr(field, "time", None)
         return (times.unbind(0), t1) if seen is None else (seen(times).unbind(0), seen(t1))
 
@@ -217,10 +229,12 @@ class RungeKutta:
 
 
 @cache
-def _column(nodes: tuple[float, ...], device: torch.device) -> Tensor:
+def _column(nodes: tuple[float, ...], dims: int, device: torch.device) -> Tensor:
     # What is kept serves solves that record gradients, too.
     with torch.inference_mode(False):
-        return torch.tensor(nodes, dtype=torch.float64, device=device)[:, None]
+        # From pinned memory, so that nothing waits for it.
+        host = torch.tensor(nodes, dtype=torch.float64, pin_memory=device.type == "cuda")
+        return host.to(device, non_blocking=True).view(-1, *(1,) * dims)
 
 
 def damped(norms: tuple[Any, ...]) -> Any:
@@ -246,6 +260,7 @@ class Polynomial:
     y0: Tensor
     y1: Tensor
     ks: tuple[Tensor, ...]
+    kernel: Kernel | None = None
 
     def __call__(self, theta: Any) -> Tensor:
         """Return the state at t0 + theta dt, like `y0`; the ends are the step's own, to the bit."""
@@ -255,15 +270,21 @@ class Polynomial:
             return self.y0
         if theta == 1.0 or self.tableau.dense is None:
             return self.y1
-        row = row_of(self.tableau.dense.weights(theta))
-        return CHAIN.combine(self.y0, self.dt, row, self.ks)
+        dense, kernel = self.tableau.dense, self.kernel or for_state(self.y0)
+        fused = getattr(kernel, "interpolate", None)
+        if fused is not None:
+            y: Tensor = fused(self.y0, kernel.prepare(self.dt, self.y0), theta, dense, self.ks)
+            return y
+        return CHAIN.combine(self.y0, self.dt, row_of(dense.weights(theta)), self.ks)
 
     def rows(self, rows: Tensor, theta: Tensor) -> Tensor:
         """Return the states of rows, `[n]` indices of a per-sample step, at their `[n]` thetas."""
         dense = self.tableau.dense
         assert dense is not None  # `interpolant` gives a cubic without it
         given = (self.y0, self.dt, dense, self.ks)
-        return for_rows(self.y0).outputs(*given, rows, theta)
+        own = getattr(self.kernel, "outputs", None) or for_rows(self.y0).outputs
+        y: Tensor = own(*given, rows, theta)
+        return y
 
     def _rows(self, theta: Tensor) -> Tensor:
         if theta.dim():

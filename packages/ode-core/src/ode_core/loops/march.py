@@ -100,7 +100,7 @@ def march(
     """
     if isinstance(plan.controller, FixedSteps):
         nodes = plan.controller.nodes(t0 if given is None else given, stops[-1].resume, plan.dt)
-        return _given(f, y, t0, _with_stops(nodes, stops), plan, log)
+        return _given(f, y, t0, with_stops(nodes, stops), plan, log)
     return _chosen(f, y, t0, stops, plan.controller, plan, log)
 
 
@@ -133,7 +133,8 @@ def _given(
     return None
 
 
-def _with_stops(nodes: Sequence[float], stops: Sequence[Stop]) -> list[Stop]:
+def with_stops(nodes: Sequence[float], stops: Sequence[Stop]) -> list[Stop]:
+    """Return where given steps end: at their nodes, and at stops between them."""
     if not nodes or (len(stops) == 1 and stops[0].end == stops[0].resume):
         return [Stop(node, node) for node in nodes]
     sign = 1.0 if stops[-1].end >= stops[0].end else -1.0

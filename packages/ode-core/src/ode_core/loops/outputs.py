@@ -11,8 +11,10 @@ import torch
 
 from ode_core.clock import moving
 from ode_core.control import FixedSteps
+from ode_core.errors import UnsupportedError
 from ode_core.events import Seen, Watch
 from ode_core.interpolation import interpolant
+from ode_core.loops.device_march import ON_DEVICE, march_on_device
 from ode_core.loops.march import Accepted, Again, Log, march, stops_between
 from ode_core.loops.quadrature import GAUSS
 from ode_core.loops.sample_outputs import SampleTrajectory, forward_samples
@@ -21,7 +23,7 @@ from ode_core.samples import SampleProblem
 from ode_core.solution import End, Node, Piece, Status, Switch, Trajectory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from torch import Tensor
 
@@ -84,7 +86,8 @@ def forward(
     begin, end = problem.span
     stops = stops_of(problem)
     stops[-1] = stops[-1]._replace(end=end)
-    steps = march(f, problem.y0, begin, stops, plan, log, problem.times[0])
+    seen = on_step is not None or watched is not None
+    steps = _steps(f, problem, plan, log, (begin, stops), seen=seen)
     accepted = next(steps, None)
     while accepted is not None:
         concerns, reached = rows.concerns(accepted), []
@@ -122,6 +125,24 @@ def forward(
         "" if log.diagnosis is None else log.diagnosis.sentence,
         tuple(rows.switches),
     )
+
+
+def _steps(
+    f: Callable[[Any, Tensor], Tensor],
+    problem: Problem,
+    plan: Plan,
+    log: Log,
+    way: tuple[float, list[Stop]],
+    *,
+    seen: bool,
+) -> Generator[Accepted, Tensor | Again | None, None]:
+    """Return the loop that makes the steps; on the device it shows them to nobody."""
+    begin, stops = way
+    if plan.graph is None:
+        return march(f, problem.y0, begin, stops, plan, log, problem.times[0])
+    if seen:
+        raise UnsupportedError(ON_DEVICE)
+    return march_on_device(problem, plan, log, begin, stops)
 
 
 class _Rows:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from ode_core import ArgumentError, PluginError
+from ode_core.transforms import transformed
 from ode_solvers.kernels.contract import Kernel, RowKernel
 from ode_solvers.kernels.cpu import Chain
 from ode_solvers.kernels.native import Native, available
@@ -55,19 +56,24 @@ def for_state(y: Tensor, *, shared: bool = True) -> Kernel:
         return for_rows(y)
     if y.is_cpu:
         return _for_cpu()
-    return named("triton" if y.is_cuda and _has_triton() else "cpu")
+    return named("triton" if _fused(y) else "cpu")
 
 
 def for_rows(y: Tensor) -> RowKernel:
     """Return the kernel for the rows of a state with per-sample steps."""
-    kernel = named("native" if y.is_cpu and available() else "cpu")
-    # Both have all that rows need; to look for it takes longer than to use it.
+    kernel = named("native" if y.is_cpu and available() else "triton" if _fused(y) else "cpu")
+    # All of them have all that rows need; to look for it takes longer than to use it.
     return cast("RowKernel", kernel)
 
 
 @cache
 def _for_cpu() -> Kernel:
     return Native() if available() else named("cpu")
+
+
+def _fused(y: Tensor) -> bool:
+    # What the transforms of torch.func hand on is no memory that a kernel can read.
+    return y.is_cuda and not transformed() and _has_triton()
 
 
 @cache

@@ -17,6 +17,10 @@ class Kernel(Protocol):
 
     States and slopes have one shape, dtype and device; what comes back is in fresh memory. 16-bit
     states are accumulated in float32 and rounded once.
+
+    A step size is a number, 0-d on the device, where norms then stay, or `[B]`. A kernel may also
+    have `interpolate(y, h, theta, dense, ks)`, the continuous output y + h sum b(theta) ks[i] of a
+    table's `dense` in one go; without it the sum is made by torch operations.
     """
 
     @property
@@ -26,8 +30,8 @@ class Kernel(Protocol):
     def prepare(self, dt: float | Tensor, y: Tensor) -> Any:
         """Return the signed step size in the form that the other two take, once a step.
 
-        A number, or with per-sample steps `[B]` for a state `[B, ...]`; a kernel that cannot raises
-        ArgumentError.
+        A number, 0-d, or with per-sample steps `[B]` for a state `[B, ...]`; a kernel that cannot
+        raises ArgumentError.
         """
 
     def combine(self, y: Tensor, h: Any, row: Row, ks: Sequence[Tensor]) -> Tensor:
@@ -46,8 +50,8 @@ class Kernel(Protocol):
         """Return the new state and the scaled norm of each error estimate h sum w ks[i].
 
         `y1` is the new state where a stage has it already, else None and it is made here from the
-        row `solution`. A norm is a float, or `[B]` with per-sample steps; it is infinite where the
-        estimate or the new state is not finite.
+        row `solution`. A norm is a float, or 0-d or `[B]` like the step size; it is infinite where
+        the estimate or the new state is not finite.
         Only the state is differentiable.
         """
 

@@ -46,7 +46,7 @@ class NativeRows(Native):
 
     def prepare(self, dt: float | Tensor, y: Tensor) -> Any:
         """Return the step sizes with room for the slopes, or as `Chain` takes them."""
-        if not isinstance(dt, Tensor):
+        if not isinstance(dt, Tensor) or dt.dim() == 0:
             return super().prepare(dt, y)
         functions = _functions(y.dtype) if type(y) is Tensor and y.is_cpu else None
         dense = functions is not None and plain(y) and y.stride(0) * len(y) == y.numel()

@@ -1,10 +1,13 @@
 """The Triton programs of the fused kernel; `fused` starts them.
 
-Coefficients are compile-time constants, so one source serves every table; step size and tolerances
-travel as float64 device values, because a Python float becomes float32 on its way into a kernel.
-Blocks that lie wholly inside the state take a path without masks, which keeps loads 16 bytes wide
-for any size. Sums are accumulated in float32 (float64 for float64 states) and norms in a fixed
-order, so results repeat to the bit.
+Coefficients are compile-time constants, so one source serves every table: a row is a polynomial in
+theta for each slope, of degree 0 in a stage, so continuous output is the same sum. Step size,
+theta and tolerances are float64 on their way in, because a Python float is float32 by default.
+Blocks inside the state take a path without masks, so loads are 16 bytes wide for any size. Sums
+are accumulated in float32, or float64, and norms in a fixed order: results repeat to the bit.
+
+A program of `..._kernel` works on one block of a state with one step size; of `..._rows_kernel`,
+with step sizes in device memory, on one block of one row, or on R rows of at most C entries.
 """
 
 import triton
@@ -12,93 +15,286 @@ import triton.language as tl
 
 
 @triton.jit
-def _load(pointer, at, n, FULL: tl.constexpr, ACC: tl.constexpr):
+def _load(pointer, at, inside, other, FULL: tl.constexpr, ACC: tl.constexpr):
     if FULL:
         value = tl.load(pointer + at)
     else:
-        value = tl.load(pointer + at, mask=at < n, other=0.0)
+        value = tl.load(pointer + at, mask=inside, other=other)
     return value.to(ACC)
 
 
 @triton.jit
-def _store(pointer, at, value, n, FULL: tl.constexpr):
+def _store(pointer, at, value, inside, FULL: tl.constexpr):
     if FULL:
         tl.store(pointer + at, value.to(pointer.dtype.element_ty))
     else:
-        tl.store(pointer + at, value.to(pointer.dtype.element_ty), mask=at < n)
+        tl.store(pointer + at, value.to(pointer.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _sum(ks, at, n, W: tl.constexpr, FULL: tl.constexpr, ACC: tl.constexpr):
-    total = _load(ks[0], at, n, FULL, ACC) * W[0]
+def _weighted(x, theta, W: tl.constexpr, AT: tl.constexpr, ACC: tl.constexpr):
+    if len(W[AT]) == 1:
+        weighted = x * W[AT][0]
+    else:
+        weight = theta * 0.0 + W[AT][len(W[AT]) - 1]
+        for j in tl.static_range(1, len(W[AT])):
+            weight = weight * theta + W[AT][len(W[AT]) - 1 - j]
+        weighted = x * weight.to(ACC)
+    return weighted
+
+
+@triton.jit
+def _combine(
+    y, out, h, theta, ks, at, inside,
+    W: tl.constexpr, ADD: tl.constexpr, FULL: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    total = _weighted(_load(ks[0], at, inside, 0.0, FULL, ACC), theta, W, 0, ACC)
     for i in tl.static_range(1, len(W)):
-        total += _load(ks[i], at, n, FULL, ACC) * W[i]
+        total += _weighted(_load(ks[i], at, inside, 0.0, FULL, ACC), theta, W, i, ACC)
+    value = h * total
+    if ADD:
+        value += _load(y, at, inside, 0.0, FULL, ACC)
+    _store(out, at, value, inside, FULL)
+
+
+@triton.jit
+def _scatter(
+    grad, outs, h, theta, at, inside, W: tl.constexpr, FULL: tl.constexpr, ACC: tl.constexpr
+):
+    scaled = h * _load(grad, at, inside, 0.0, FULL, ACC)
+    for i in tl.static_range(len(W)):
+        _store(outs[i], at, _weighted(scaled, theta, W, i, ACC), inside, FULL)
+
+
+@triton.jit
+def _block(n, BLOCK: tl.constexpr):
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    at = start + tl.arange(0, BLOCK)
+    return at, at < n, start + BLOCK <= n
+
+
+@triton.jit
+def _row_block(n, blocks, C: tl.constexpr, MANY: tl.constexpr):
+    program = tl.program_id(0).to(tl.int64)
+    row = program // blocks
+    start = (program - row * blocks) * C
+    column = start + tl.arange(0, C)
+    # A single row's blocks are aligned whatever its length is.
+    at = column + row * n if MANY else column
+    return row, at, column < n, start + C <= n
+
+
+@triton.jit
+def _tile(rows, n, R: tl.constexpr, C: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
+    column = tl.arange(0, C)
+    at = row[:, None] * n + column[None, :]
+    return row, at, (row < rows)[:, None] & (column < n)[None, :]
+
+
+@triton.jit
+def combine_kernel(
+    y, out, h: tl.float64, theta: tl.float64, ks, n, W: tl.constexpr, ADD: tl.constexpr,
+    ACC: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out = y + h sum W(theta) k, without y unless ADD."""
+    at, inside, full = _block(n, BLOCK)
+    step, place = tl.full([], h, tl.float64).to(ACC), tl.full([], theta, tl.float64)
+    if full:
+        _combine(y, out, step, place, ks, at, inside, W, ADD, True, ACC)
+    else:
+        _combine(y, out, step, place, ks, at, inside, W, ADD, False, ACC)
+
+
+@triton.jit
+def combine_rows_kernel(
+    y, out, h, theta, ks, rows, n, blocks, W: tl.constexpr, ADD: tl.constexpr,
+    ACC: tl.constexpr, R: tl.constexpr, C: tl.constexpr, MANY: tl.constexpr,
+):  # fmt: skip
+    """out = y + h sum W(theta) k with h and theta of each row."""
+    if R == 1:
+        row, at, inside, full = _row_block(n, blocks, C, MANY)
+        step, place = tl.load(h + row).to(ACC), tl.load(theta + row)
+        if full:
+            _combine(y, out, step, place, ks, at, inside, W, ADD, True, ACC)
+        else:
+            _combine(y, out, step, place, ks, at, inside, W, ADD, False, ACC)
+    else:
+        row, at, inside = _tile(rows, n, R, C)
+        step = tl.load(h + row, mask=row < rows, other=0.0).to(ACC)[:, None]
+        place = tl.load(theta + row, mask=row < rows, other=0.0)[:, None]
+        _combine(y, out, step, place, ks, at, inside, W, ADD, False, ACC)
+
+
+@triton.jit
+def scatter_kernel(
+    grad, outs, h: tl.float64, theta: tl.float64, n,
+    W: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """outs[i] = h W[i](theta) grad: the transpose of `combine_kernel`."""
+    at, inside, full = _block(n, BLOCK)
+    step, place = tl.full([], h, tl.float64).to(ACC), tl.full([], theta, tl.float64)
+    if full:
+        _scatter(grad, outs, step, place, at, inside, W, True, ACC)
+    else:
+        _scatter(grad, outs, step, place, at, inside, W, False, ACC)
+
+
+@triton.jit
+def scatter_rows_kernel(
+    grad, outs, h, theta, rows, n, blocks,
+    W: tl.constexpr, ACC: tl.constexpr, R: tl.constexpr, C: tl.constexpr, MANY: tl.constexpr,
+):  # fmt: skip
+    """outs[i] = h W[i](theta) grad with h and theta of each row."""
+    if R == 1:
+        row, at, inside, full = _row_block(n, blocks, C, MANY)
+        step, place = tl.load(h + row).to(ACC), tl.load(theta + row)
+        if full:
+            _scatter(grad, outs, step, place, at, inside, W, True, ACC)
+        else:
+            _scatter(grad, outs, step, place, at, inside, W, False, ACC)
+    else:
+        row, at, inside = _tile(rows, n, R, C)
+        step = tl.load(h + row, mask=row < rows, other=0.0).to(ACC)[:, None]
+        place = tl.load(theta + row, mask=row < rows, other=0.0)[:, None]
+        _scatter(grad, outs, step, place, at, inside, W, False, ACC)
+
+
+@triton.jit
+def _pairs(x):
+    # A complex entry is two reals side by side.
+    FLAT: tl.constexpr = len(x.shape) == 1
+    if FLAT:
+        total = tl.sum(tl.reshape(x, [x.shape[0] // 2, 2]), 1)
+    else:
+        total = tl.sum(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]), 2)
     return total
 
 
 @triton.jit
-def _combine_block(y, out, h, ks, at, n, W: tl.constexpr, FULL: tl.constexpr, ACC: tl.constexpr):
-    value = _load(y, at, n, FULL, ACC) + h * _sum(ks, at, n, W, FULL, ACC)
-    _store(out, at, value, n, FULL)
-
-
-@triton.jit
-def combine_kernel(y, out, h, ks, n, W: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr):
-    """out = y + h sum W k, one block a program."""
-    start = tl.program_id(0).to(tl.int64) * BLOCK
-    at = start + tl.arange(0, BLOCK)
-    step = tl.load(h).to(ACC)
-    if start + BLOCK <= n:
-        _combine_block(y, out, step, ks, at, n, W, True, ACC)
+def _scaled(error, before, after, relative, absolute, PAIRS: tl.constexpr):
+    if PAIRS:
+        most = tl.sqrt(tl.maximum(_pairs(before * before), _pairs(after * after)))
+        ratio = tl.sqrt(_pairs(error * error)) / (absolute + relative * most)
+        # An infinite state has an infinite allowance; 0 times it is NaN, and refused.
+        ratio += _pairs(after * 0.0)
     else:
-        _combine_block(y, out, step, ks, at, n, W, False, ACC)
+        ratio = error / (absolute + relative * tl.maximum(tl.abs(before), tl.abs(after)))
+        ratio += after * 0.0
+    return ratio * ratio
 
 
 @triton.jit
-def _finish_block(
-    y0, y1, h, allowed, rtol, atol, ks, at, n,
+def _finish(
+    y0, y1, h, rtol, atol, relative, absolute, ks, at, inside,
     B: tl.constexpr, E: tl.constexpr, MAKE: tl.constexpr, WIDE: tl.constexpr,
-    FULL: tl.constexpr, ACC: tl.constexpr,
+    PAIRS: tl.constexpr, FULL: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    before = _load(y0, at, n, FULL, ACC)
+    before = _load(y0, at, inside, 1.0, FULL, ACC)  # outside: 1 with an error of 0
+    rise = tl.zeros_like(before)
+    first = tl.zeros_like(before)
+    second = tl.zeros_like(before)
+    for i in tl.static_range(len(B)):
+        k = _load(ks[i], at, inside, 0.0, FULL, ACC)
+        if B[i] != 0.0:
+            rise += k * B[i]
+        if E[0][i] != 0.0:
+            first += k * E[0][i]
+        if E[len(E) - 1][i] != 0.0:
+            second += k * E[len(E) - 1][i]
     if MAKE:
-        after = before + h * _sum(ks, at, n, B, FULL, ACC)
-        _store(y1, at, after, n, FULL)
+        after = before + h * rise
+        _store(y1, at, after, inside, FULL)
         # What is judged is what was stored: 16-bit states may overflow only there.
         after = after.to(y1.dtype.element_ty).to(ACC)
     else:
-        after = _load(y1, at, n, FULL, ACC)
+        after = _load(y1, at, inside, 1.0, FULL, ACC)
     if WIDE:
-        relative = _load(rtol, at, n, FULL, ACC)
-        absolute = _load(atol, at, n, FULL, ACC)
+        entry, held = at, inside
+        if PAIRS:
+            entry, held = _pairs(at) // 4, _pairs(inside.to(tl.int32)) > 0
+        relative_ = _load(relative, entry, held, 1.0, FULL, ACC)
+        absolute_ = _load(absolute, entry, held, 1.0, FULL, ACC)
     else:
-        relative = tl.load(allowed).to(ACC)
-        absolute = tl.load(allowed + 1).to(ACC)
-    scale = absolute + relative * tl.maximum(tl.abs(before), tl.abs(after))
-    ratio = h * _sum(ks, at, n, E, FULL, ACC) / scale
-    # An infinite state has an infinite allowance; 0 times it is NaN, and refused.
-    ratio += after * 0.0
-    return tl.where(at < n, ratio * ratio, 0.0)
+        relative_ = tl.full([], rtol, tl.float64).to(ACC)
+        absolute_ = tl.full([], atol, tl.float64).to(ACC)
+    squares = _scaled(h * first, before, after, relative_, absolute_, PAIRS)
+    others = squares
+    if len(E) == 2:
+        others = _scaled(h * second, before, after, relative_, absolute_, PAIRS)
+    return squares.to(tl.float64), others.to(tl.float64)
+
+
+@triton.jit
+def _norm(total, count):
+    mean = total / count
+    return tl.where(mean >= 0.0, tl.sqrt(mean), float("inf"))
 
 
 @triton.jit
 def finish_kernel(
-    y0, y1, partial, h, allowed, rtol, atol, ks, n,
+    y0, y1, partial, h: tl.float64, rtol: tl.float64, atol: tl.float64, relative, absolute, ks,
+    n, count: tl.float64,
     B: tl.constexpr, E: tl.constexpr, MAKE: tl.constexpr, WIDE: tl.constexpr,
-    ACC: tl.constexpr, BLOCK: tl.constexpr,
+    PAIRS: tl.constexpr, LAST: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """y1 = y0 + h sum B k where MAKE, and each block's sum of squares of scaled errors."""
-    block = tl.program_id(0)
-    start = block.to(tl.int64) * BLOCK
-    at = start + tl.arange(0, BLOCK)
-    step = tl.load(h).to(ACC)
-    if start + BLOCK <= n:
-        squares = _finish_block(
-            y0, y1, step, allowed, rtol, atol, ks, at, n, B, E, MAKE, WIDE, True, ACC
-        )
-        tl.store(partial + block, tl.sum(squares.to(tl.float64), 0))
+    """y1 = y0 + h sum B k where MAKE; `partial`, `[E, blocks]`: sums of squares, or norms."""
+    at, inside, full = _block(n, BLOCK)
+    step = tl.full([], h, tl.float64).to(ACC)
+    if full:
+        first, second = _finish(y0, y1, step, rtol, atol, relative, absolute, ks, at, inside,
+                                B, E, MAKE, WIDE, PAIRS, True, ACC)  # fmt: skip
     else:
-        squares = _finish_block(
-            y0, y1, step, allowed, rtol, atol, ks, at, n, B, E, MAKE, WIDE, False, ACC
-        )
-        tl.store(partial + block, tl.sum(squares.to(tl.float64), 0))
+        first, second = _finish(y0, y1, step, rtol, atol, relative, absolute, ks, at, inside,
+                                B, E, MAKE, WIDE, PAIRS, False, ACC)  # fmt: skip
+    one, other = tl.sum(first, 0), tl.sum(second, 0)
+    place = partial + tl.program_id(0)
+    tl.store(place, _norm(one, count) if LAST else one)
+    if len(E) == 2:
+        tl.store(place + tl.num_programs(0), _norm(other, count) if LAST else other)
+
+
+@triton.jit
+def finish_rows_kernel(
+    y0, y1, partial, h, rtol: tl.float64, atol: tl.float64, relative, absolute, ks,
+    rows, n, blocks, count: tl.float64,
+    B: tl.constexpr, E: tl.constexpr, MAKE: tl.constexpr, WIDE: tl.constexpr,
+    PAIRS: tl.constexpr, LAST: tl.constexpr, ACC: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, MANY: tl.constexpr,
+):  # fmt: skip
+    """The same with h of each row, `partial` being `[E, rows, blocks]`."""
+    if R == 1:
+        row, at, inside, full = _row_block(n, blocks, C, MANY)
+        step = tl.load(h + row).to(ACC)
+        if full:
+            first, second = _finish(y0, y1, step, rtol, atol, relative, absolute, ks, at, inside,
+                                    B, E, MAKE, WIDE, PAIRS, True, ACC)  # fmt: skip
+        else:
+            first, second = _finish(y0, y1, step, rtol, atol, relative, absolute, ks, at, inside,
+                                    B, E, MAKE, WIDE, PAIRS, False, ACC)  # fmt: skip
+        one, other = tl.sum(first, 0), tl.sum(second, 0)
+        place = partial + tl.program_id(0)
+        tl.store(place, _norm(one, count) if LAST else one)
+        if len(E) == 2:
+            tl.store(place + rows * blocks, _norm(other, count) if LAST else other)
+    else:
+        row, at, inside = _tile(rows, n, R, C)
+        live = row < rows
+        step = tl.load(h + row, mask=live, other=0.0).to(ACC)[:, None]
+        first, second = _finish(y0, y1, step, rtol, atol, relative, absolute, ks, at, inside,
+                                B, E, MAKE, WIDE, PAIRS, False, ACC)  # fmt: skip
+        tl.store(partial + row, _norm(tl.sum(first, 1), count), mask=live)
+        if len(E) == 2:
+            tl.store(partial + row + rows, _norm(tl.sum(second, 1), count), mask=live)
+
+
+@triton.jit
+def norm_kernel(partial, out, blocks, count: tl.float64, BLOCK: tl.constexpr):
+    """Each row's norm from the sums of its blocks, in their order; infinite where it is NaN."""
+    row, start = tl.program_id(0).to(tl.int64), blocks * 0
+    total = tl.zeros([BLOCK], tl.float64)
+    while start < blocks:
+        at = start + tl.arange(0, BLOCK)
+        total += tl.load(partial + row * blocks + at, mask=at < blocks, other=0.0)
+        start += BLOCK
+    tl.store(out + row, _norm(tl.sum(total, 0), count))
