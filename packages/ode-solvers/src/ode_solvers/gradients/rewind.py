@@ -14,8 +14,9 @@ from ode_core.attach import attach_all, differentiable, refuse_transforms
 from ode_core.capture import Watched
 from ode_core.clock import moving
 from ode_core.interpolation import interpolant
+from ode_core.loops.collected import needs_interpolant, output_at
 from ode_core.loops.march import Accepted
-from ode_core.loops.outputs import forward, needs_interpolant, output_at
+from ode_core.loops.outputs import forward
 from ode_core.replay import Again, Replay
 from ode_solvers.gradients.leaves import leaves_of, with_leaves
 from ode_solvers.gradients.pulls import Pulls, sum_of

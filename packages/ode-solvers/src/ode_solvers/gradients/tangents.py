@@ -15,7 +15,7 @@ from ode_core import UnsupportedError
 from ode_core.capture import Watched
 from ode_core.clock import moving
 from ode_core.interpolation import interpolant
-from ode_core.loops.outputs import needs_interpolant, output_at, state_at
+from ode_core.loops.collected import needs_interpolant, output_at, state_at
 from ode_core.replay import Again, Replay
 from ode_solvers.gradients.basis import Basis
 from ode_solvers.gradients.leaves import leaves_of, with_leaves

@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 from ode_core import SolveError
 from ode_core.clock import Moving
 from ode_core.interpolation import interpolant
+from ode_core.loops.collected import needs_interpolant, output_at
 from ode_core.loops.march import Accepted
-from ode_core.loops.outputs import needs_interpolant, output_at
 from ode_solvers.gradients.pulls import Pulls
 
 if TYPE_CHECKING:
