@@ -100,7 +100,7 @@ class RungeKutta:
         tolerance: Tolerance | None,
     ) -> Step:
         """Advance `y`, any shape, from t0 to t1."""
-        table, kernel = self.tableau, self._kernel(t0, y)
+        table, kernel = self.tableau, self._kernel(t1 - t0, y)
         dt = t1 - t0
         h = kernel.prepare(dt, y)
         times, end = self._times(field, t0, t1, dt)
@@ -138,7 +138,7 @@ class RungeKutta:
     ) -> Step:
         """Advance `y` again, without the slope at the end and without an error estimate."""
         del y1
-        kernel = self._kernel(t0, y)
+        kernel = self._kernel(t1 - t0, y)
         dt = t1 - t0
         h = kernel.prepare(dt, y)
         times, end = self._times(field, t0, t1, dt)
@@ -160,7 +160,8 @@ class RungeKutta:
             ks = (*ks, field(t1, step.y))
         if table.dense is None:
             return Hermite(t1 - t0, y0, ks[0], step.y, ks[-1])
-        dt, kernel = t1 - t0, self._kernel(t0, y0)
+        dt = t1 - t0
+        kernel = self._kernel(dt, y0)
         if table.dense.a:
             h = kernel.prepare(dt, y0)
             for row, node in zip(table.dense.a, table.dense.c, strict=True):
@@ -219,12 +220,13 @@ class RungeKutta:
         seen = getattr(field, "time", None)
         return (times.unbind(0), t1) if seen is None else (seen(times).unbind(0), seen(t1))
 
-    def _kernel(self, t: Any, y: Tensor) -> Kernel:
-        if forward_ad._current_level >= 0 or (isinstance(t, Tensor) and not t.dim()):
+    def _kernel(self, dt: Any, y: Tensor) -> Kernel:
+        number = isinstance(dt, Tensor) and not dt.dim()
+        if forward_ad._current_level >= 0 or (number and dt.requires_grad):
             # Derivatives that go forwards, or to times, are known to torch's operations alone.
             return CHAIN
         if self.kernel is None:
-            return for_state(y, shared=not isinstance(t, Tensor))
+            return for_state(y, shared=number or not isinstance(dt, Tensor))
         return self.kernel  # type: ignore[return-value]
 
 
