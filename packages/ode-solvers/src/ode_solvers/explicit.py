@@ -100,8 +100,8 @@ class RungeKutta:
         tolerance: Tolerance | None,
     ) -> Step:
         """Advance `y`, any shape, from t0 to t1."""
-        table, kernel = self.tableau, self._kernel(t1 - t0, y)
-        dt = t1 - t0
+        table, dt = self.tableau, t1 - t0
+        kernel = self._kernel(dt, y)
         h = kernel.prepare(dt, y)
         times, end = self._times(field, t0, t1, dt)
         ks, last = self._stages(field, kernel, h, (t0, *times, end), y, carry)
@@ -138,8 +138,8 @@ class RungeKutta:
     ) -> Step:
         """Advance `y` again, without the slope at the end and without an error estimate."""
         del y1
-        kernel = self._kernel(t1 - t0, y)
         dt = t1 - t0
+        kernel = self._kernel(dt, y)
         h = kernel.prepare(dt, y)
         times, end = self._times(field, t0, t1, dt)
         ks, last = self._stages(field, kernel, h, (t0, *times, end), y, carry)
