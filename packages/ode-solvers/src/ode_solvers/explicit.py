@@ -214,7 +214,8 @@ class RungeKutta:
         Those on the device are made at one go, and turned into what f gets if the field tells how.
         """
         nodes = self._nodes
-        if not isinstance(dt, Tensor) or not nodes:
+        # A program makes one operation of them itself, and has no use for what is kept.
+        if not isinstance(dt, Tensor) or not nodes or torch.compiler.is_compiling():
             return [t0 + node * dt for node in nodes], t1
         times = torch.addcmul(t0, _column(nodes, dt.dim(), dt.device), dt)
         seen = getattr(field, "time", None)
