@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import ode_core
 from ode_core import ArgumentError, Control, Event, FixedSteps, solve
 from tests.problems import F64, oscillator
 
@@ -163,3 +164,19 @@ def test_a_first_step_that_the_clock_cannot_tell_is_lengthened():
     late = [1e6, 1e6 + 1]
     solution = solve(lambda t, y: -y, torch.ones(1, dtype=F64), late, dt=1e-12)
     assert solution.ys[-1].item() == pytest.approx(math.exp(-1), abs=1e-4)
+
+
+@pytest.mark.parametrize("stepping", ["shared", "per_sample"])
+@pytest.mark.parametrize("gradient", sorted(ode_core.gradients))
+def test_an_empty_batch_has_a_gradient_of_its_shape(gradient, stepping):
+    if (gradient, stepping) == ("forward", "per_sample"):
+        pytest.skip("forward takes shared steps only")
+    layer, y0 = torch.nn.Linear(3, 3), torch.zeros(0, 3, requires_grad=True)
+    solver = "reversible_dopri5" if gradient == "reversible" else "dopri5"
+    ys = ode_core.solve(
+        lambda t, y: layer(y), y0, [0.0, 0.5, 1.0],
+        solver=solver, gradient=gradient, stepping=stepping,
+    ).ys  # fmt: skip
+    assert ys.shape == (3, 0, 3)
+    (grad,) = torch.autograd.grad(ys.sum(), y0)
+    assert grad.shape == (0, 3)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ode_core.clock import clock_of
 from ode_core.events import Occurrence, attached, later, shifted
+from ode_core.loops.outputs import forward
 from ode_core.loops.quadrature import running
 from ode_core.problem import Problem, widened
 from ode_core.protocols import GradientMethod, Plan
@@ -97,6 +98,9 @@ def _plain(problem: Problem, whole: Whole, trajectory: Trajectory) -> Whole:
 
 
 def _piece(problem: Problem, plan: Plan, method: GradientMethod) -> Trajectory:
+    if problem.y0.numel() == 0:
+        # Nothing is solved, so there is nothing to go back through.
+        return forward(problem, plan)
     own_times = getattr(method, "differentiates_time", False)
     if not (problem.ts.requires_grad and torch.is_grad_enabled()) or own_times:
         return method.solve(problem, plan)

@@ -100,7 +100,7 @@ def forward_samples(
     outputs = _Outputs(problem)
     made = SampleTrajectory(problem.y0, log)
     if problem.y0.numel() == 0:
-        made.ys = outputs.gathered()
+        made.ys = torch.stack([problem.y0] * problem.ts.shape[-1])
         return made
     stops = Stops.of(problem)
     watch = SampleWatch(problem, stops.begin) if problem.given.events else None
