@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ode_core import ArgumentError, FixedSteps
+from ode_core import ArgumentError, FixedSteps, UnsupportedError
 from ode_solvers import Adjoint, solve
 
 F64 = torch.float64
@@ -106,3 +106,20 @@ def test_the_plan_of_the_backward_solve_can_be_replaced():
     parameters = sum(p.numel() for p in Net().parameters())
     assert seen == [((2, 2, parameters), (0.0, 1.0))]
     assert calls == 61  # dopri5 evaluates six stages a step, and one at the start
+
+
+def test_the_adjoint_of_a_pair_takes_another_solver():
+    q = torch.ones(2, dtype=F64, requires_grad=True)
+    options = {"solver": "velocity_verlet", "dt": 0.01}
+
+    def solved(gradient):
+        start = (q, torch.zeros(2, dtype=F64))
+        return solve(lambda t, y: (y[1], -y[0]), start, [0.0, 1.0], gradient=gradient, **options)
+
+    with pytest.raises(UnsupportedError, match="Adjoint\\('dopri5'\\)"):
+        solved("adjoint")
+    with torch.no_grad():
+        assert solved("adjoint").ys[0].shape == (2, 2)
+    end = solved(Adjoint("dopri5", rtol=1e-8, atol=1e-8)).ys[0][-1]
+    (grad,) = torch.autograd.grad(end.sum(), q)
+    assert torch.allclose(grad, torch.cos(torch.ones(2, dtype=F64)), rtol=1e-4)

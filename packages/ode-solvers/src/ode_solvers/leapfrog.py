@@ -107,6 +107,7 @@ class VelocityVerlet:
     implicit: bool = field(default=False, init=False)
     one_step: bool = field(default=False, init=False)
     per_sample: bool = field(default=True, init=False)
+    takes_pairs: bool = field(default=True, init=False)
     moving_times: bool = field(default=True, init=False)
 
     def init(self, field: VectorField, t: Any, y: Tensor) -> tuple[Tensor]:

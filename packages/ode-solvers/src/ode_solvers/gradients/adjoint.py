@@ -102,7 +102,13 @@ class Adjoint:
             )
 
     def check(self, problem: Problem | SampleProblem, plan: Plan) -> None:
-        """Refuse tolerances for a backward solve with fixed steps, and what has no row."""
+        """Refuse tolerances for a backward solve with fixed steps, pairs, and what has no row."""
+        solver = self._plan(plan).solver
+        if getattr(solver, "takes_pairs", False) and torch.is_grad_enabled():
+            raise UnsupportedError(
+                f"the adjoint of a pair (q, v) is none that {solver.name} could solve backwards; "
+                "give Adjoint another solver, such as Adjoint('dopri5'), or take 'checkpoint'"
+            )
         if isinstance(problem, SampleProblem):
             self._check_samples(problem, plan)
         given = self.rtol is not None or self.atol is not None
