@@ -224,6 +224,23 @@ def test_every_controller_setting_changes_the_steps(pcoeff):
         assert steps(**{name: value}) != base, name
 
 
+@pytest.mark.parametrize("stepping", ["shared", "per_sample"])
+def test_a_step_is_stretched_to_a_stop_that_is_near(stepping):
+    def sizes(end, **settings):
+        solution = solve(
+            lambda t, y: 0.0 * y, torch.ones(1, 1, dtype=F64), [0.0, end], dt=1.0,
+            stepping=stepping, record_steps=True,
+            controller=PIDController(factor_max=1.0 + 1e-9, **settings),
+        )  # fmt: skip
+        return solution.steps.dt.flatten().tolist()
+
+    assert sizes(1.09) == [1.09]
+    assert sizes(1.11) == pytest.approx([1.0, 0.11])
+    # What is given as the largest size stays that.
+    assert sizes(1.09, dt_max=1.05) == pytest.approx([1.0, 0.09])
+    assert sizes(1.04, dt_max=1.05) == [1.04]
+
+
 def test_the_norm_is_hairers():
     tolerance = Tolerance(rtol=0.1, atol=1.0)
     y0, y1 = torch.tensor([10.0, 0.0]), torch.tensor([-30.0, 1.0])

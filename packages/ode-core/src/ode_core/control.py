@@ -78,6 +78,8 @@ def _monotone(nodes: Sequence[float]) -> bool:
     return all(a < b for a, b in pairs) or all(a > b for a, b in pairs)
 
 
+# How far the last step before a stop may be stretched, and what is no step at all: parts of a step.
+_STRETCH, _SLIVER = 0.1, 1e-9
 PIDMemory = tuple[Any, Any, Any]
 # Hairer's PI controller, whose beta is P/p = 0.04.
 _USUAL = (0.2, 0.65, 0.0)
@@ -209,6 +211,17 @@ class PIDController:
             self.dcoeff / order,
         )
         return exponents
+
+
+def reach(dt: Any, most: float) -> Any:
+    """Return how far beyond a step of size `dt` its end may be moved, to a stop that lies there.
+
+    A tenth of its size, but not beyond the largest size: what the error says about such a step
+    still counts, and no sliver of a step is left. `dt` is a number, `[B]` numbers or 0-d.
+    """
+    if isinstance(dt, float):
+        return max(min(_STRETCH * dt, most - dt), _SLIVER * dt)
+    return larger(smaller(_STRETCH * dt, most - dt), _SLIVER * dt)
 
 
 def first_step(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ode_core.control import first_steps
+from ode_core.control import first_steps, reach
 from ode_core.programs import Program, TracedField, TracedTolerance
 from ode_core.solution import End, Status, Trajectory
 from ode_core.stepping import given_of, number
@@ -132,9 +132,10 @@ class _Attempt(NamedTuple):
         """Return what goes round the loop, after a step from `t` of the size `dt`."""
         controller, solver, last = self.controller, self.solver, self.last
         least = getattr(controller, "dt_min", 0.0)
-        dt = dt.clamp(least, getattr(controller, "dt_max", math.inf))
+        most = getattr(controller, "dt_max", math.inf)
+        dt = dt.clamp(least, most)
         t1 = t + self.direction * dt
-        cut = (t1 - last) * self.direction > -1e-9 * dt
+        cut = (t1 - last) * self.direction > -reach(dt, most)
         t1 = torch.where(cut, last, t1)
         step = solver.step(self.field, t, t1, y, carry, self.tolerance)
         order = getattr(solver, "error_order", solver.order)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ode_core.control import FixedSteps, first_step
+from ode_core.control import FixedSteps, first_step, reach
 from ode_core.solution import Stats, Status
 from ode_core.tolerance import all_finite
 from ode_core.transforms import hidden
@@ -171,8 +171,7 @@ def _chosen(
     for stop in stops:
         while t != stop.end:
             t1 = t + direction * (dt := min(max(dt, least), most))
-            # The slack keeps a sliver of a step off the end.
-            cut = (t1 - stop.end) * direction > -1e-9 * dt
+            cut = (t1 - stop.end) * direction > -reach(dt, most)
             t1 = stop.end if cut else t1
             if stats.accepted + stats.rejected >= plan.max_steps:
                 return log.fail(Status.MAX_STEPS, t)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ode_core.control import PIDController
+from ode_core.control import PIDController, reach
 from ode_core.tolerance import Tolerance
 
 if TYPE_CHECKING:
@@ -117,12 +117,11 @@ class TorchPace:
         if not isinstance(t, Tensor):
             dt = min(max(dt, self.least), self.most)
             t1 = t + self.direction * dt
-            cut = (t1 - stop) * self.direction > -1e-9 * dt
+            cut = (t1 - stop) * self.direction > -reach(dt, self.most)
             return (stop if cut else t1), dt, cut
         dt = dt.clamp(self.least, self.most)
         t1 = t + self.direction * dt
-        # The slack keeps a sliver of a step off the end.
-        cut = (t1 - stop) * self.direction > -1e-9 * dt
+        cut = (t1 - stop) * self.direction > -reach(dt, self.most)
         return torch.where(cut, stop, t1), dt, cut
 
     def begun(self, t: float, dt: float, left: int, stop: float, memory: Any) -> list[float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ode_core.control import FixedSteps
+from ode_core.control import FixedSteps, reach
 from ode_core.loops.sample_leaving import Evaluate, alike, pays
 from ode_core.loops.sample_part import Part, SampleLog, begin
 from ode_core.numbers import (
@@ -123,7 +123,7 @@ def _chosen(f: Evaluate, part: Part, plan: Plan, log: SampleLog) -> SampleStep:
     t, dt = part.t, part.dt
     dt = at_least(dt, least) if least else dt
     dt = at_most(dt, most) if most < math.inf else dt
-    t1, cut = _cut(part, t + part.sign * dt, dt)
+    t1, cut = _cut(part, t + part.sign * dt, reach(dt, most))
     start, end = tensor(t), tensor(t1)
     made = plan.solver.step(f, start, end, part.y, part.carry, part.tolerance)
     part.attempts += 1
@@ -152,7 +152,7 @@ def _given(f: Evaluate, part: Part, plan: Plan, log: SampleLog) -> SampleStep:
     """Take a step of the given size, and move the part on."""
     # i * dt keeps rounding out of the nodes.
     passed = ((part.t - part.t0) * part.sign / part.dt + 1e-9) // 1.0
-    t1, cut = _cut(part, part.t0 + part.sign * part.dt * (passed + 1.0), part.dt)
+    t1, cut = _cut(part, part.t0 + part.sign * part.dt * (passed + 1.0), 1e-9 * part.dt)
     start, end, accept = tensor(part.t), tensor(t1), part.live
     made = plan.solver.step(f, start, end, part.y, part.carry, None)
     part.attempts += 1
@@ -171,10 +171,12 @@ def _given(f: Evaluate, part: Part, plan: Plan, log: SampleLog) -> SampleStep:
     return step
 
 
-def _cut(part: Part, t1: Numbers, dt: Numbers) -> tuple[Numbers, Numbers | None]:
-    """Return where steps end, none beyond its stop, and which end at it; None for none."""
-    # The slack keeps a sliver of a step off the end.
-    cut = (part.end - t1) * part.sign < 1e-9 * dt
+def _cut(part: Part, t1: Numbers, slack: Numbers) -> tuple[Numbers, Numbers | None]:
+    """Return where steps end, none beyond its stop, and which end at it; None for none.
+
+    A stop is reached from so far before it.
+    """
+    cut = (part.end - t1) * part.sign < slack
     return (choose(cut, part.end, t1), cut) if maybe(cut) else (t1, None)
 
 

@@ -87,8 +87,8 @@ def pace_kernel(
     state = tl.where(running, state, code)
     size = tl.minimum(tl.maximum(size, least), _number(LIMITS[4]))
     ahead = after + SIGN * size
-    # The slack keeps a sliver of a step off the end.
-    cut = (ahead - stop) * SIGN > -1e-9 * size
+    reach = tl.minimum(size * _number(0.1), _number(LIMITS[4]) - size)
+    cut = (ahead - stop) * SIGN > -tl.maximum(reach, size * _number(1e-9))
     ahead = tl.where(cut, stop, ahead)
     ahead = tl.where(state == _RUNNING, ahead, after)
     tl.store(record, t)
