@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ode_core.errors import DataError
 from ode_tasks.classification import ImageSettings, classify, probe
 from ode_tasks.data import cifar10
+from ode_tasks.presets import load
 from ode_tasks.settings import choose
 
 if TYPE_CHECKING:
@@ -25,41 +26,13 @@ class CifarSettings(ImageSettings):
     download: bool = False
 
 
-# One step over the block's [0, 1] is the study's setting for the solvers with fixed steps. `full`
-# is the usual recipe for residual networks on these images (He et al. 2015, Zhuang et al. 2020).
-PRESETS = {
-    "smoke": CifarSettings(
-        epochs=1,
-        batch=32,
-        learning_rate=0.1,
-        width=16,
-        dt=1.0,
-        train_images=480,
-        test_images=200,
-    ),
-    "quick": CifarSettings(
-        epochs=2,
-        batch=32,
-        learning_rate=0.05,
-        width=64,
-        dt=1.0,
-        train_images=5_000,
-        test_images=1_000,
-    ),
-    "full": CifarSettings(
-        epochs=200,
-        batch=128,
-        learning_rate=0.1,
-        width=64,
-        dt=1.0,
-        train_images=50_000,
-        test_images=10_000,
-    ),
-}
+PRESETS = load("cifar10.toml", CifarSettings)
 
 
 class Cifar10:
     """The task `cifar10`."""
+
+    presets = PRESETS
 
     def run(self, config: RunConfig, progress: Progress) -> dict[str, Any]:
         """Train on the images in `config.data` and return the metrics.
