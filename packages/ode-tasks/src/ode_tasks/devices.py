@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
     if dist.is_torchelastic_launched():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // local
+        logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)
         many = {"devices": local, "num_nodes": nodes, "strategy": "ddp"}
         if wanted.index is not None:
             raise ArgumentError(
