@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -102,7 +103,7 @@ def test_ten_kills_change_nothing(server, alone, tmp_path):
     assert curve(out) == curve(alone)
     assert same_model(out, alone)
     taken = [row["step"] for row in rows(out, "step")]
-    again = [earlier - later + 1 for earlier, later in zip(taken, taken[1:], strict=False)]
+    again = [earlier - later + 1 for earlier, later in itertools.pairwise(taken)]
     assert sorted(set(taken)) == list(range(1, total + 1))
     assert max(again) <= per_epoch, "more than an epoch was made again"
     assert sum(repeated > 0 for repeated in again) <= KILLS
@@ -162,7 +163,7 @@ def interrupting(monkeypatch):
 
         monkeypatch.setattr(commands, "shown", shown)
 
-    yield arrange
+    return arrange
 
 
 @pytest.mark.parametrize(
@@ -243,6 +244,17 @@ def test_a_run_killed_after_its_last_epoch_trains_no_more(stopped, alone):
     assert len(rows(stopped, "step")) == len(rows(alone, "step"))
     row, left_alone = (json.loads((o / "metrics.json").read_text()) for o in (stopped, alone))
     assert row["field_error"] == left_alone["field_error"]
+
+
+def test_the_log_is_mended_where_a_kill_has_cut_it(stopped, alone):
+    log = stopped / record.LOG
+    whole = log.read_text()
+    last = whole.splitlines()[-1]
+    assert json.loads(last)["kind"] == "epoch"
+    log.write_text(whole.removesuffix(last + "\n") + '{"kind": "st')
+    assert main([*LINEAR, "--out", str(stopped), "--resume"]) == 0
+    assert rows(stopped, "epoch") == rows(alone, "epoch")
+    assert all(json.loads(line) for line in log.read_text().splitlines())
 
 
 def test_a_cut_checkpoint_is_refused(stopped, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,9 @@ def make_fabric(device: str, precision: str) -> Fabric:
     if dist.is_torchelastic_launched():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // local
-        logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        # Of a filter with one channel, whose strides may be read in two ways.
+        warnings.filterwarnings("ignore", "Grad strides do not match")
         many = {"devices": local, "num_nodes": nodes, "strategy": "ddp"}
         if wanted.index is not None:
             raise ArgumentError(
@@ -59,8 +62,24 @@ def make_fabric(device: str, precision: str) -> Fabric:
         raise ArgumentError(
             f"the device {device!r} with precision {precision!r}: {error}"
         ) from None
+    if many:
+        _meet("nccl" if wanted.type == "cuda" else "gloo")
     fabric.launch()
     return fabric
+
+
+def _meet(backend: str) -> None:
+    """Join the other processes of this attempt.
+
+    After a restart torchrun's store still has the addresses that the lost processes left (torch
+    2.13), and who reads those waits for nobody: every attempt has keys of its own.
+    """
+    if dist.is_initialized():
+        return
+    store, own, count = next(iter(dist.rendezvous("env://")))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"attempt {attempt}", store)
+    dist.init_process_group(backend, store=store, rank=own, world_size=count)
 
 
 def _device(name: str) -> torch.device:

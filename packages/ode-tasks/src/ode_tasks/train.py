@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import signal
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from ode_tasks.schedule import Schedule
 from ode_tasks.stopping import Asked, Stopped, deferred
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from lightning_fabric import Fabric
     from torch import Tensor, nn
@@ -178,14 +178,11 @@ class _Training:
 
     def _step(self, batch: Batch, kept: record.Record, asked: Asked) -> bool:
         at = self.at
-        value = self.loss(self.wrapped, batch)
+        with self._solvable():
+            value = self.loss(self.wrapped, batch)
         number, stop = self._agreed(value, asked)
         if not math.isfinite(number):
-            raise TrainingError(
-                f"the loss is {number} in epoch {at.epoch}, batch {at.batch + 1}; lower the "
-                "learning rate (--set learning_rate=...), or use a smaller step or an exact "
-                "gradient such as direct"
-            )
+            raise self._diverged(f"the loss is {number}")
         rate = self.rates.get_last_lr()[0]
         self.optimiser.zero_grad()
         self.fabric.backward(value)
@@ -202,6 +199,22 @@ class _Training:
         kept.step(row)
         return stop
 
+    @contextmanager
+    def _solvable(self) -> Iterator[None]:
+        """Say of a state that was fit to be solved from, and no longer is, that training did it."""
+        try:
+            yield
+        except ArgumentError as error:
+            if self.at.step == 0:
+                raise
+            raise self._diverged(str(error)) from error
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{what} in epoch {self.at.epoch}, batch {self.at.batch + 1}; lower the learning rate "
+            "(--set learning_rate=...), or use a smaller step or an exact gradient such as direct"
+        )
+
     def _agreed(self, value: Tensor, asked: Asked) -> tuple[float, bool]:
         """Return the mean loss of all processes, and whether a signal has reached one of them."""
         if self.fabric.world_size == 1:
@@ -214,7 +227,7 @@ class _Training:
     def _score(self) -> None:
         at = self.at
         self.wrapped.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self._solvable():
             found = {name: _number(value) for name, value in self.evaluate(self.wrapped).items()}
         columns = self.fabric.broadcast(found)  # rounding must not let the processes disagree
         row = {"epoch": at.epoch, **at.means(), **columns, "seconds": at.sums["seconds"]}

@@ -12,7 +12,7 @@ import urllib.request
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import platformdirs
 from filelock import FileLock
@@ -20,7 +20,11 @@ from filelock import FileLock
 from ode_core.errors import DataError
 
 if TYPE_CHECKING:
+    from io import BufferedRandom, BufferedReader
+
     from ode_core.protocols import Progress
+
+    BinaryFile = BufferedReader | BufferedRandom
 
 ENV_DATA = "ODE_DATA_DIR"
 
@@ -94,7 +98,7 @@ def _download(remote: Remote, folder: Path, progress: Progress) -> None:
         part.unlink(missing_ok=True)
 
 
-def _require(remote: Remote, file: IO[bytes], where: object) -> None:
+def _require(remote: Remote, file: BinaryFile, where: object) -> None:
     found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != remote.md5:
         raise DataError(
