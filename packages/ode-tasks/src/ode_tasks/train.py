@@ -129,7 +129,7 @@ class _Training:
         rank, count = self.fabric.global_rank, self.fabric.world_size
         if len(states) == count:
             devices.set_random_state(states[rank], self.fabric.device)
-        elif count > 1:  # what the processes draw has to differ
+        elif count > 1 or saved:  # what processes draw has to differ, and to be drawn once
             devices.seed_all(seed + rank + count * self.at.step)
 
     def run(self, kept: record.Record, progress: Progress, *, saves: bool) -> None:
