@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from ode_core.errors import ArgumentError
 
@@ -76,9 +78,9 @@ def _meet(backend: str) -> None:
     """
     if dist.is_initialized():
         return
-    store, own, count = next(iter(dist.rendezvous("env://")))
+    store, own, count = next(iter(rendezvous("env://")))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt {attempt}", store)
+    store = PrefixStore(f"attempt {attempt}", store)
     dist.init_process_group(backend, store=store, rank=own, world_size=count)
 
 
