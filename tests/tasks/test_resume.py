@@ -19,6 +19,7 @@ import torch
 
 from ode_core.cli import main
 from ode_tasks import devices, files, record
+from ode_tasks.stopping import Stopped, deferred, stoppable
 
 KILLS = 10
 LINEAR = ["run", "linear", "--quiet", "--set", "epochs=24", "--set", "width=8"]
@@ -300,8 +301,27 @@ def test_a_finished_run_is_shown_and_not_run_again(alone, capsys):
 
 
 def test_resume_of_nothing_begins_and_says_so(tmp_path, capsys):
-    assert main([*DIGITS, "--out", str(tmp_path / "run"), "--resume"]) == 0
-    assert "no checkpoint is in" in capsys.readouterr().err
+    loud = [argument for argument in DIGITS if argument != "--quiet"]
+    assert main([*loud, "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert f"no run is in {tmp_path / 'run'} yet; it starts" in capsys.readouterr().err
+
+
+def test_a_second_signal_ends_at_once():
+    def twice():
+        with deferred() as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked.number == signal.SIGTERM
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped) as caught:
+        twice()
+    assert (caught.value.status, caught.value.saved) == (130, False)
+
+
+def test_a_signal_outside_of_training_ends_at_once():
+    with pytest.raises(Stopped) as caught, stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.status == 143
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_the_last_checkpoint_whole(tmp_path, capsys):
@@ -353,18 +373,28 @@ def test_random_states_come_back():
     assert draw() == first
 
 
-def test_tensorboard_gets_the_losses_and_a_missing_package_is_one_sentence(
-    tmp_path, capsys, monkeypatch
-):
+def scalars(out, name):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    out = tmp_path / "run"
-    assert main([*DIGITS, "--out", str(out), "--tensorboard"]) == 0
     events = EventAccumulator(str(out / record.TENSORBOARD))
     events.Reload()
-    logged = [event.value for event in events.Scalars("loss")]
-    assert logged == pytest.approx([row["loss"] for row in rows(out, "step")])
-    assert len(events.Scalars("epoch/test_score")) == 3
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_tensorboard_gets_the_losses_of_a_run_that_was_stopped_once_each(
+    interrupting, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    interrupting(5, signal.SIGTERM)
+    assert main([*DIGITS, "--out", str(out), "--tensorboard"]) == 143
+    monkeypatch.undo()
+    assert main([*DIGITS, "--out", str(out), "--tensorboard", "--resume"]) == 0
+    losses = [(row["step"], pytest.approx(row["loss"])) for row in rows(out, "step")]
+    assert scalars(out, "loss") == losses
+    assert [step for step, _ in scalars(out, "epoch/test_score")] == [3, 6, 9]
+
+
+def test_a_missing_package_of_tensorboard_is_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(record.importlib.util, "find_spec", lambda name: None)
     assert main([*DIGITS, "--out", str(tmp_path / "other"), "--tensorboard"]) == 2
     assert "pip install 'ode-tasks[tensorboard]'" in capsys.readouterr().err

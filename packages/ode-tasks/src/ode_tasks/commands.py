@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from ode_core.console import Output
-from ode_core.errors import ArgumentError
+from ode_core.errors import ArgumentError, OdeError
 from ode_core.protocols import RunConfig
 from ode_core.registry import models, tasks
 from ode_tasks import devices, report
 from ode_tasks.progress import shown
-from ode_tasks.record import CHECKPOINT, require_tensorboard
-from ode_tasks.run import execute, plain
+from ode_tasks.record import CHECKPOINT, LOG, require_tensorboard
+from ode_tasks.run import METRICS, execute, plain
 from ode_tasks.settings import listed, pairs
 from ode_tasks.stopping import stoppable
 from ode_tasks.study import cells, run_cell
@@ -114,7 +114,7 @@ def run(
     if show_settings:
         _show_settings(config, output)
         return
-    _check_folder(config)
+    _check_folder(config, output)
     row = _executed(config, output)
     if devices.rank() == 0:
         _print(row, output)
@@ -129,14 +129,24 @@ def _executed(config: RunConfig, output: Output) -> dict[str, Any]:
     except KeyboardInterrupt as stopped:
         output.note(_unfinished(config, stopped))
         raise typer.Exit(getattr(stopped, "status", _INTERRUPTED)) from None
+    except RuntimeError as error:
+        if not devices.lost_another(error):
+            raise
+        raise OdeError(
+            "another process of this run was lost; torchrun --max-restarts starts all of them "
+            "again from the last checkpoint, and so does the same command with --resume"
+        ) from error
 
 
-def _check_folder(config: RunConfig) -> None:
+def _check_folder(config: RunConfig, output: Output) -> None:
     for name in ("resume", "tensorboard"):
         if getattr(config, name) and config.out is None:
             raise ArgumentError(f"--{name} needs the folder of the run; pass --out DIR")
     if config.tensorboard:
         require_tensorboard()
+    names = (CHECKPOINT, LOG, METRICS)
+    if config.resume and not any((Path(config.out or "") / name).exists() for name in names):
+        output.note(f"ode: no run is in {config.out} yet; it starts from the beginning")
 
 
 def _unfinished(config: RunConfig, stopped: BaseException) -> str:

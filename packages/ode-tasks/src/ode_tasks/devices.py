@@ -140,6 +140,11 @@ def set_random_state(states: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
+def lost_another(error: RuntimeError) -> bool:
+    """Return whether the error is that of a process which waits for one that is gone."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
 def gathered(value: Any) -> list[Any]:
     """Return the value of every process, in the order of their ranks, in each of them."""
     if not dist.is_initialized():

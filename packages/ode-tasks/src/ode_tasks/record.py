@@ -10,7 +10,6 @@ import importlib.util
 import io
 import json
 import pickle
-import warnings
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -79,7 +78,8 @@ class Folder:
         files.require_writable(out)
         self._out, self._resume = out, config.resume
         self._same = {name: _plain(getattr(config, name)) for name in _SAME}
-        self._board = _board(out) if config.tensorboard else None
+        self._tensorboard = config.tensorboard
+        self._board: TensorBoardLogger | None = None
         self._file: IO[str] | None = None
 
     def load(self) -> dict[str, Any] | None:
@@ -89,11 +89,9 @@ class Folder:
         tells of epochs, DataError for a file that is no checkpoint.
         """
         state = self._checked() if self._resume else None
-        if self._resume and state is None:
-            warnings.warn(
-                f"no checkpoint is in {self._out}; the run starts from the beginning", stacklevel=2
-            )
         self._file = self._opened(anew=state is None and not self._resume)
+        if self._tensorboard:
+            self._board = _board(self._out, state["position"]["step"] + 1 if state else None)
         if state is not None:
             told = {row.get("epoch") for row in self._rows() if row["kind"] == "epoch"}
             for row in state["position"]["history"]:  # the kill came between checkpoint and log
@@ -206,9 +204,9 @@ def require_tensorboard() -> None:
         raise ArgumentError("--tensorboard needs a package: pip install 'ode-tasks[tensorboard]'")
 
 
-def _board(out: Path) -> Any:
-    require_tensorboard()
-    return TensorBoardLogger(out, name=TENSORBOARD, version="")
+def _board(out: Path, step: int | None) -> TensorBoardLogger:
+    """Return a log whose earlier steps from `step` on, which are made again, are hidden."""
+    return TensorBoardLogger(out, name=TENSORBOARD, version="", purge_step=step)
 
 
 def _plain(value: Any) -> Any:
