@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from ode_core import FixedSteps, PIDController, Step, solve
+from ode_core import ArgumentError, FixedSteps, PIDController, Step, solve
 from ode_core.problem import neighbours
 from ode_core.tolerance import Tolerance
 from tests.problems import F64
@@ -189,6 +189,23 @@ def test_the_pid_controller_remembers_two_errors():
     assert first == pytest.approx(0.9 * 0.5**-0.7)
     _, second, _ = plain.judge(0.25, 1, memory)
     assert second == pytest.approx(0.9 * 0.25**-0.7 * 0.5**0.4)
+
+
+def test_a_floor_keeps_small_errors_from_holding_the_steps_back():
+    memory = (1e-4, 1e-4, False)
+    _, bare, _ = PIDController(floor=0.0).judge(0.01, 5, memory)
+    _, factor, _ = PIDController().judge(0.01, 5, memory)
+    assert bare == pytest.approx(0.9 * 0.01**-0.17 * 1e-4**0.04)
+    assert factor == pytest.approx(0.85 * 0.9 * 0.01**-0.2)
+    assert factor > 1.3 * bare
+    rows = torch.tensor([0.01, 0.9], dtype=F64)
+    _, each, _ = PIDController().judge(rows, 5, (1e-4, 1e-4, False))
+    assert each[0] == pytest.approx(factor)
+    assert each[1] == pytest.approx(PIDController().judge(0.9, 5, memory)[1])
+    # A filter that someone chose is that filter.
+    assert PIDController(pcoeff=0.4, icoeff=0.3).floor == 0.0
+    with pytest.raises(ArgumentError, match="from 0 to 1; got 2"):
+        PIDController(floor=2)
 
 
 @pytest.mark.parametrize("pcoeff", [0.0, 0.3])

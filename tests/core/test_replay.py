@@ -335,7 +335,8 @@ def test_sparse_gradients(gradient):
     table = nn.Embedding(5, 2, sparse=True, dtype=F64)
     rows = torch.tensor([1, 3])
     f = lambda t, y: torch.tanh(table(rows)) * y
-    solve(f, torch.ones(2, 2, dtype=F64), [0.0, 1.0], gradient=gradient).ys[-1].sum().backward()
+    y0 = torch.ones(2, 2, dtype=F64)
+    solve(f, y0, [0.0, 1.0], gradient=gradient, rtol=1e-8).ys[-1].sum().backward()
     assert table.weight.grad.is_sparse
     assert torch.allclose(table.weight.grad.to_dense()[rows],
                           torch.autograd.grad(torch.tanh(table(rows)).exp().sum(), table.weight)[0]

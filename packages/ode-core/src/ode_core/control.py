@@ -79,6 +79,8 @@ def _monotone(nodes: Sequence[float]) -> bool:
 
 
 PIDMemory = tuple[Any, Any, Any]
+# Hairer's PI controller, whose beta is P/p = 0.04.
+_USUAL = (0.2, 0.65, 0.0)
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,11 @@ class PIDController:
 
     With error ratios e, e', e'' and the method's order p, the factor is
     `safety * e^-b1 * e'^-b2 * e''^-b3`, where b1 = (P + I + D)/p, b2 = -(P + 2D)/p and b3 = D/p,
+    but at least `floor * safety * e^(-1/p)`, a share of what integral control would take: else a
+    very small error, such as that of a cautious first step, would hold the next steps back. It is
     kept within `factor_min` and `factor_max`. The default is that of Hairer's dopri5, whose beta is
-    P/p = 0.04; `pcoeff=0, icoeff=1` is the integral controller. After a rejected step the next one
+    P/p = 0.04, with a floor of 0.85. Other coefficients are a filter without a floor unless one is
+    given, and `pcoeff=0, icoeff=1` is the integral controller. After a rejected step the next one
     does not grow. Steps stay within `dt_min` and `dt_max`, in units of time: a step of size
     `dt_min` is taken whatever its error, unless it is not finite.
 
@@ -96,14 +101,15 @@ class PIDController:
     Hairer, Nørsett, Wanner I, eq. II.4.13 for safety and bounds; II, section IV.2 for the default.
     """
 
-    pcoeff: float = 0.2
-    icoeff: float = 0.65
-    dcoeff: float = 0.0
+    pcoeff: float = _USUAL[0]
+    icoeff: float = _USUAL[1]
+    dcoeff: float = _USUAL[2]
     safety: float = 0.9
     factor_min: float = 0.2
     factor_max: float = 10.0
     dt_min: float = 0.0
     dt_max: float = math.inf
+    floor: float = math.nan
     per_sample: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -111,6 +117,14 @@ class PIDController:
             raise ArgumentError(
                 "a controller needs 0 < safety <= 1 and 0 < factor_min < 1 < factor_max; got "
                 f"safety={self.safety}, factor_min={self.factor_min}, factor_max={self.factor_max}"
+            )
+        if math.isnan(self.floor):
+            usual = (self.pcoeff, self.icoeff, self.dcoeff) == _USUAL
+            object.__setattr__(self, "floor", 0.85 if usual else 0.0)
+        if not 0.0 <= self.floor <= 1.0:
+            raise ArgumentError(
+                "floor is a share of the integral controller's factor, from 0 to 1; got "
+                f"{self.floor!r}"
             )
         if not (0.0 <= self.dt_min <= self.dt_max and self.dt_max > 0.0):
             raise ArgumentError(
@@ -136,9 +150,8 @@ class PIDController:
         elif math.isinf(error):
             factor = self.factor_min
         else:
-            factor = min(
-                max(self._wanted(error, before, earlier, order), self.factor_min), self.factor_max
-            )
+            wanted = max(self._wanted(error, before, earlier, order), self.integral(error, order))
+            factor = min(max(wanted, self.factor_min), self.factor_max)
         if not accept:
             return False, min(factor, self.safety), (before, earlier, True)
         if rejected:
@@ -153,7 +166,9 @@ class PIDController:
         before, earlier, rejected = memory
         accept = ratio <= 1.0
         # A zero has no power; the least positive number asks for the largest factor all the same.
-        factor = self._wanted(at_least(ratio, 1e-300), before, earlier, order)
+        error = at_least(ratio, 1e-300)
+        factor = self._wanted(error, before, earlier, order)
+        factor = larger(factor, self.integral(error, order))
         factor = at_most(at_least(factor, self.factor_min), self.factor_max)
         if rejected is not False:
             factor = choose(accept & rejected, at_most(factor, 1.0), factor)
@@ -173,6 +188,10 @@ class PIDController:
         if b3:
             history = history * earlier**b3
         return self.safety / history
+
+    def integral(self, error: Any, order: int) -> Any:
+        """Return the least factor for errors above zero, numbers or one number."""
+        return self.floor * self.safety * error ** (-1.0 / order)
 
     def exponents(self, order: int) -> tuple[float, float, float]:
         """Return b1, b2 and b3 for a method of this order."""

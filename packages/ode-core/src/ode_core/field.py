@@ -13,6 +13,9 @@ from ode_core.draws import Draws
 from ode_core.errors import ArgumentError
 from ode_core.layout import Layout
 
+_WROTE_STATE = "f wrote into the state that it was given; let it return a new tensor"
+_WROTE_SLOPE = "f wrote into a tensor that it had returned before; let it return a new tensor"
+
 
 class Field:
     """The only wrapper of the user's f: counts, gives it time and structure, checks its answer."""
@@ -61,19 +64,51 @@ class Field:
         else:
             out = self.plain(t, y, mode)
         if version is not None and y._version != version:
-            raise ArgumentError(
-                "f wrote into the state that it was given; let it return a new tensor"
-            )
+            raise ArgumentError(_WROTE_STATE)
         last = self._last
         if last is not None and last._version != self._last_version:
-            raise ArgumentError(
-                "f wrote into a tensor that it had returned before; let it return a new tensor"
-            )
+            raise ArgumentError(_WROTE_SLOPE)
         if out.is_inference():
             self._last = None
         else:
             self._last, self._last_version = out, out._version
         return out
+
+    @property
+    def direct(self) -> bool:
+        """Whether `f(time, state, *args)` is all there is to a call, `time` as `time` gives it.
+
+        A kernel may then make calls itself, with `settled` before them, `admitted` for what is not
+        just like the state, and `note` after them.
+        """
+        return self._direct
+
+    @property
+    def time_dtype(self) -> torch.dtype:
+        """The dtype in which f gets the time."""
+        return self._time_dtype
+
+    def settled(self) -> None:
+        """Raise ArgumentError if f wrote into what it had returned last."""
+        last = self._last
+        if last is not None and last._version != self._last_version:
+            raise ArgumentError(_WROTE_SLOPE)
+
+    def admitted(self, out: Any, y: Tensor, *, wrote: str = "") -> Tensor:
+        """Return what f gave at `y` as a slope; ArgumentError if it cannot be one.
+
+        `wrote` says what f was seen to write into: the "state", or a "slope" before.
+        """
+        if wrote:
+            raise ArgumentError(_WROTE_STATE if wrote == "state" else _WROTE_SLOPE)
+        return self._checked(out, y)
+
+    def note(self, calls: int, last: Tensor | None) -> None:
+        """Count calls that were made by someone else, and keep the last slope in view."""
+        self.calls += calls
+        self._last = None if last is None or last.is_inference() else last
+        if self._last is not None:
+            self._last_version = self._last._version
 
     def plain(
         self, t: float | Tensor, y: Tensor, mode: AbstractContextManager[Any] | None = None

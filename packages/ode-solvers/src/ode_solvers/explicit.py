@@ -13,14 +13,14 @@ from torch.autograd import forward_ad
 
 from ode_core import ArgumentError, Step
 from ode_core.interpolation import Hermite
-from ode_core.rows import along
-from ode_solvers.kernels.choose import CHAIN, for_rows, for_state, named
+from ode_solvers.kernels.choose import CHAIN, for_state, named
 from ode_solvers.kernels.contract import Kernel
+from ode_solvers.polynomial import Polynomial
 from ode_solvers.stiffness import LastStages, Suspicion, last_stages
-from ode_solvers.tableau import Row, Tableau, row_of
+from ode_solvers.tableau import Tableau, row_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ode_core import Tolerance
     from ode_core.loops.pace import TorchPace
@@ -44,19 +44,9 @@ class RungeKutta:
     one_step: bool = field(default=True, init=False)
     per_sample: bool = field(default=True, init=False)
     on_device: bool = field(default=True, init=False)
-    # Rows and nodes of the stages after the first; apart the row that is the solution's.
-    _rows: tuple[tuple[tuple[Row, float], ...], Row | None] = field(
-        init=False, repr=False, compare=False
-    )
-    _nodes: tuple[float, ...] = field(init=False, repr=False, compare=False)
     moving_times: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
-        rows = tuple(zip(self.tableau.stage_rows, self.tableau.c[1:], strict=True))
-        # Without an error estimate nothing asks for the slope at the end.
-        parts = (rows[:-1], rows[-1][0]) if self.tableau.last_is_solution else (rows, None)
-        object.__setattr__(self, "_rows", parts)
-        object.__setattr__(self, "_nodes", tuple(node for _, node in parts[0]))
         if isinstance(self.kernel, str):
             object.__setattr__(self, "kernel", named(self.kernel))
         elif self.kernel is not None and not isinstance(self.kernel, Kernel):
@@ -104,21 +94,16 @@ class RungeKutta:
         kernel = self._kernel(dt, y)
         h = kernel.prepare(dt, y)
         times, end = self._times(field, t0, t1, dt)
-        ks, last = self._stages(field, kernel, h, (t0, *times, end), y, carry)
-        if not self.adaptive:
-            y1 = kernel.combine(y, h, table.solution_row, ks) if last is None else last
-            return Step(y1, None, (), tuple(ks))
-        if last is not None:
-            ks.append(field(end, last))
-        if tolerance is None:
-            y1 = kernel.combine(y, h, table.solution_row, ks) if last is None else last
-            error = None
-        else:
-            y1, norms = kernel.finish(
-                y, last, h, table.solution_row, table.error_rows, ks, tolerance
-            )
+        ks, y1 = self._stages(field, kernel, h, times, y, carry, ends=self.adaptive)
+        error = None
+        if tolerance is not None and self.adaptive:
+            y1, norms = kernel.finish(y, y1, h, table.solution_row, table.error_rows, ks, tolerance)
             error = damped(norms)
-        if last is not None:
+        elif y1 is None:
+            y1 = kernel.combine(y, h, table.solution_row, ks)
+        if not self.adaptive:
+            return Step(y1, None, (), tuple(ks))
+        if table.last_is_solution:
             return Step(y1, error, (ks[-1],), tuple(ks))
         if isinstance(error, float) and error > 1.0:
             # The slope at an end that hardly ever is a start, as with a least step, is not worth a
@@ -141,8 +126,8 @@ class RungeKutta:
         dt = t1 - t0
         kernel = self._kernel(dt, y)
         h = kernel.prepare(dt, y)
-        times, end = self._times(field, t0, t1, dt)
-        ks, last = self._stages(field, kernel, h, (t0, *times, end), y, carry)
+        times, _ = self._times(field, t0, t1, dt)
+        ks, last = self._stages(field, kernel, h, times, y, carry, ends=False)
         if last is None:
             last = kernel.combine(y, h, self.tableau.solution_row, ks)
         return Step(last, None, (), tuple(ks))
@@ -191,35 +176,53 @@ class RungeKutta:
         field: VectorField,
         kernel: Kernel,
         h: Any,
-        times: Sequence[Any],
+        times: list[Any],
         y: Tensor,
         carry: tuple[Tensor, ...],
+        *,
+        ends: bool,
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Return the slopes, and the last stage's state unevaluated where it is the new state.
+        """Return the slopes, and the new state unless the kernel's `finish` is to make it.
 
-        `times` are those of the start, of the stages after the first, and of the end.
+        `times` are those of the stages. Where the last stage's state is the new one, it is `ends`
+        that says whether its slope is wanted.
         """
-        inner, last_row = self._rows
-        t0, *between, t1 = times
-        ks = [carry[0] if carry else field(t0, y)]
-        for (row, node), time in zip(inner, between, strict=True):
-            state = kernel.combine(y, h, row, ks)
-            # The end is t1 itself: t0 + (t1 - t0) may round beyond it.
-            ks.append(field(t1 if node == 1.0 else time, state))
-        return ks, None if last_row is None else kernel.combine(y, h, last_row, ks)
+        table = self.tableau
+        rows, reused = table.stage_rows, table.last_is_solution
+        evaluated = len(rows) - (reused and not ends)
+        ks = list(carry)
+        own = getattr(kernel, "stages", None)
+        state: Tensor | None = None
+        if own is not None:
+            state = own(field, h, y, table.sums, evaluated, ks, times)
+            if state is not None:
+                return ks, state
+        if not ks:
+            ks.append(field(times[0], y))
+        for place in range(len(ks) - 1, len(rows)):
+            state = kernel.combine(y, h, rows[place], ks)
+            if place < evaluated:
+                ks.append(field(times[place + 1], state))
+        if not reused:
+            return ks, None
+        return ks, kernel.combine(y, h, rows[-1], ks) if state is None else state
 
-    def _times(self, field: VectorField, t0: Any, t1: Any, dt: Any) -> tuple[Sequence[Any], Any]:
-        """Return the times of the stages after the first, and of the end, for the field.
+    def _times(self, field: VectorField, t0: Any, t1: Any, dt: Any) -> tuple[list[Any], Any]:
+        """Return the times of the stages and of the end for the field.
 
         Those on the device are made at one go, and turned into what f gets if the field tells how.
         """
-        nodes = self._nodes
+        nodes = self.tableau.c
         # A program makes one operation of them itself, and has no use for what is kept.
-        if not isinstance(dt, Tensor) or not nodes or torch.compiler.is_compiling():
-            return [t0 + node * dt for node in nodes], t1
-        times = torch.addcmul(t0, _column(nodes, dt.dim(), dt.device), dt)
-        seen = getattr(field, "time", None)
-        return (times.unbind(0), t1) if seen is None else (seen(times).unbind(0), seen(t1))
+        if not isinstance(dt, Tensor) or len(nodes) == 1 or torch.compiler.is_compiling():
+            between, first, end = [t0 + node * dt for node in nodes[1:]], t0, t1
+        else:
+            made = torch.addcmul(t0, _column(nodes[1:], dt.dim(), dt.device), dt)
+            seen = getattr(field, "time", _same)
+            between, first, end = seen(made).unbind(0), t0, seen(t1)
+        # The end is t1 itself: t0 + (t1 - t0) may round beyond it.
+        stages = zip(nodes[1:], between, strict=True)
+        return [first] + [end if node == 1.0 else time for node, time in stages], end
 
     def _kernel(self, dt: Any, y: Tensor) -> Kernel:
         number = isinstance(dt, Tensor) and not dt.dim()
@@ -229,6 +232,10 @@ class RungeKutta:
         if self.kernel is None:
             return for_state(y, shared=number or not isinstance(dt, Tensor))
         return self.kernel  # type: ignore[return-value]
+
+
+def _same(time: Any) -> Any:
+    return time
 
 
 @cache
@@ -252,49 +259,3 @@ def damped(norms: tuple[Any, ...]) -> Any:
     if first == 0.0 or math.isinf(first) or math.isinf(second):
         return max(first, second) if math.isinf(max(norms)) else 0.0
     return first * first / math.sqrt(first * first + 0.01 * second * second)
-
-
-@dataclass(frozen=True, eq=False)
-class Polynomial:
-    """A step's continuous output from its slopes."""
-
-    tableau: Tableau
-    dt: Any
-    y0: Tensor
-    y1: Tensor
-    ks: tuple[Tensor, ...]
-    kernel: Kernel | None = None
-
-    def __call__(self, theta: Any) -> Tensor:
-        """Return the state at t0 + theta dt, like `y0`; the ends are the step's own, to the bit."""
-        if isinstance(theta, Tensor):
-            return self._rows(theta)
-        if theta == 0.0:
-            return self.y0
-        if theta == 1.0 or self.tableau.dense is None:
-            return self.y1
-        dense, kernel = self.tableau.dense, self.kernel or for_state(self.y0)
-        fused = getattr(kernel, "interpolate", None)
-        if fused is not None:
-            y: Tensor = fused(self.y0, kernel.prepare(self.dt, self.y0), theta, dense, self.ks)
-            return y
-        return CHAIN.combine(self.y0, self.dt, row_of(dense.weights(theta)), self.ks)
-
-    def rows(self, rows: Tensor, theta: Tensor) -> Tensor:
-        """Return the states of rows, `[n]` indices of a per-sample step, at their `[n]` thetas."""
-        dense = self.tableau.dense
-        assert dense is not None  # `interpolant` gives a cubic without it
-        given = (self.y0, self.dt, dense, self.ks)
-        own = getattr(self.kernel, "outputs", None) or for_rows(self.y0).outputs
-        y: Tensor = own(*given, rows, theta)
-        return y
-
-    def _rows(self, theta: Tensor) -> Tensor:
-        if theta.dim():
-            return self.rows(torch.arange(len(theta), device=theta.device), theta)
-        dense = self.tableau.dense
-        assert dense is not None  # `interpolant` gives a cubic without it
-        weights, state = dense.weights_at(theta)[:, 0] * self.dt, self.y0
-        for (index, _), weight in zip(dense.used, weights.unbind(0), strict=True):
-            state = torch.addcmul(state, along(weight, state), self.ks[index])
-        return state

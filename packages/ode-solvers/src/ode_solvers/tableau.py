@@ -89,7 +89,8 @@ class Tableau:
 
     `last_is_solution` says whether the last stage is evaluated at the new state, so that its slope
     serves twice; `stage_rows`, `solution_row` and `error_rows` are the stages after the first, the
-    new state's weights and the error estimates' without their zeros.
+    new state's weights and the error estimates' without their zeros. `sums` are the stages' rows up
+    to the new state's.
 
     Raises ArgumentError that names the row, or the condition, which fails.
     """
@@ -108,6 +109,7 @@ class Tableau:
     last_is_solution: bool = field(init=False, repr=False, compare=False)
     stage_rows: tuple[Row, ...] = field(init=False, repr=False, compare=False)
     solution_row: Row = field(init=False, repr=False, compare=False)
+    sums: tuple[Row, ...] = field(init=False, repr=False, compare=False)
     error_rows: tuple[Row, ...] = field(init=False, repr=False, compare=False)
 
     def __init__(
@@ -158,10 +160,13 @@ class Tableau:
     def _derive(self) -> None:
         # Once and here: torch.compile cannot trace what is worked out when it is first asked for.
         errors = [e for e in (self.b_error, self.b_error_low) if e is not None]
+        reused = self._ends_in_solution()
+        stages, solution = tuple(row_of(row) for row in self.a[1:]), row_of(self.b)
         for name, value in (
-            ("last_is_solution", self._ends_in_solution()),
-            ("stage_rows", tuple(row_of(row) for row in self.a[1:])),
-            ("solution_row", row_of(self.b)),
+            ("last_is_solution", reused),
+            ("stage_rows", stages),
+            ("solution_row", solution),
+            ("sums", stages if reused else (*stages, solution)),
             ("error_rows", tuple(row_of(error) for error in errors)),
         ):
             object.__setattr__(self, name, value)

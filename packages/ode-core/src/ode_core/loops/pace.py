@@ -160,12 +160,14 @@ def _judged(
     b1, b2, b3 = controller.exponents(order)
     accept = error <= 1.0
     # A zero has no power; the least positive number asks for the largest factor all the same.
-    history = error.clamp(min=1e-300) ** b1
+    positive = error.clamp(min=1e-300)
+    history = positive**b1
     if b2:
         history = history * before**b2
     if b3:
         history = history * earlier**b3
-    factor = (controller.safety / history).clamp(controller.factor_min, controller.factor_max)
+    factor = torch.maximum(controller.safety / history, controller.integral(positive, order))
+    factor = factor.clamp(controller.factor_min, controller.factor_max)
     factor = torch.where(accept, factor, factor.clamp(max=controller.safety))
     factor = torch.where(accept & rejected, factor.clamp(max=1.0), factor)
     kept = torch.where(accept, error.clamp(min=1e-4), before)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from ode_core import ArgumentError, SolveError, Step
 from ode_core.interpolation import Hermite
-from ode_solvers.explicit import Polynomial
 from ode_solvers.implicit.attempt import Attempt
 from ode_solvers.implicit.carry import Carry, start
 from ode_solvers.implicit.linear import LinearSolver, chosen, named
 from ode_solvers.implicit.table import ImplicitTableau
+from ode_solvers.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from torch import Tensor

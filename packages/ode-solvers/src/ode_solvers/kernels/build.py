@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -15,8 +16,9 @@ from pathlib import Path
 import platformdirs
 import torch
 
-_SOURCE = Path(__file__).with_name("native.c")
 _FLAGS = ("-std=c99", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+# Python's own functions are found when the library is loaded; elsewhere that is the default.
+_LATER = ("-undefined", "dynamic_lookup") if sys.platform == "darwin" else ()
 # What torch itself chooses its code by; -march=native would not do on a cluster's shared cache.
 _CAPABLE = {
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx2", "-mfma"),
@@ -25,8 +27,10 @@ _CAPABLE = {
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """Return the compiled kernel, None where there is no C compiler or it fails.
+def library(source: str = "native.c", kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL | None:
+    """Return a compiled source of this folder, None where there is no C compiler or it fails.
+
+    `kind` is `ctypes.PyDLL` for one that calls Python.
 
     The work is done once a process, and once a machine: the result lies in the user's cache folder,
     named by what it was made from.
@@ -34,23 +38,24 @@ def library() -> ctypes.CDLL | None:
     compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), "")
     if not compiler:
         return None
-    source = _SOURCE.read_bytes()
+    path = Path(__file__).with_name(source)
     capability = torch.backends.cpu.get_cpu_capability()
-    flags = (*_FLAGS, *_CAPABLE.get(capability, ()))
-    key = hashlib.sha256(repr((source, compiler, flags, platform.machine())).encode()).hexdigest()
+    flags = (*_FLAGS, *_LATER, *_CAPABLE.get(capability, ()))
+    made_from = (path.read_bytes(), compiler, flags, platform.machine())
+    key = hashlib.sha256(repr(made_from).encode()).hexdigest()
     for folder in (Path(platformdirs.user_cache_dir("ode-solvers")), Path(tempfile.gettempdir())):
-        made = _made(folder / f"native-{key[:16]}.so", [compiler, *flags, str(_SOURCE)])
+        made = _made(folder / f"{path.stem}-{key[:16]}.so", [compiler, *flags, str(path)], kind)
         if made is not None:
             return made
     return None
 
 
-def _made(target: Path, command: list[str]) -> ctypes.CDLL | None:
+def _made(target: Path, command: list[str], kind: type[ctypes.CDLL]) -> ctypes.CDLL | None:
     try:
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             _compile(target, command)
-        return ctypes.CDLL(str(target))
+        return kind(str(target))
     except (OSError, subprocess.SubprocessError):
         return None
 

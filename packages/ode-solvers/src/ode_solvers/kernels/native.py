@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from ode_core import ArgumentError, Tolerance
 from ode_core.tolerance import finite
 from ode_core.transforms import transformed
+from ode_solvers.kernels import native_stages
 from ode_solvers.kernels.build import library
 from ode_solvers.kernels.cpu import Chain
 from ode_solvers.kernels.sweep import Sweep, joined
@@ -38,20 +39,29 @@ class _Row(ctypes.Structure):
         ("weight", ctypes.c_double * MOST),
     )
 
+    @classmethod
+    def of(cls, row: Row) -> _Row:
+        """Return a row as C reads it."""
+        indices, weights = zip(*row, strict=True)
+        return cls(len(row), indices, weights)
+
 
 class Slopes:
     """The step size, and the slopes of one step as C finds them: pointers, one more a stage."""
 
     __slots__ = (
-        "_alike", "_dtype", "_strides", "_y", "combine", "finish", "h", "kept", "pointers", "size",
-        "sweep", "token",
+        "_alike", "_dtype", "_first", "_noted", "_strides", "_y", "adder", "combine", "finish", "h",
+        "pointers", "size", "sizes", "sweep", "token",
     )  # fmt: skip
 
-    def __init__(self, h: Any, y: Tensor, functions: tuple[Callable[..., Any], ...]) -> None:
+    def __init__(self, h: Any, y: Tensor, functions: tuple[Any, Any, int]) -> None:
         self.h, self.size = h, y.numel()
-        self.combine, self.finish = functions
+        self.combine, self.finish, self.adder = functions
         self.pointers = (ctypes.c_void_p * MOST)()
-        self.kept: list[Tensor] = []
+        # As the sums of the stages take the step size: itself or one a row, rows, and their width.
+        self.sizes: tuple[Any, ...] = (h, None, 1, self.size)
+        self._first: Tensor | None = None
+        self._noted = 0
         self._y, self._dtype, self._strides = y, y.dtype, y.stride()
         self.sweep: Sweep | None = None
         self.token = y
@@ -63,16 +73,22 @@ class Slopes:
 
         C reads as many numbers as the state has: whatever lies otherwise is copied, or refused.
         """
-        kept, pointers = self.kept, self.pointers
-        if kept and kept[0] is not ks[0]:
-            kept.clear()
-        for index in range(len(kept), len(ks)):
-            k = ks[index]
-            kept.append(k)
-            like = k.is_cpu and k.dtype == self._dtype and k.numel() == self.size
-            if not (like and k.stride() == self._strides):
-                k = self._copy(k)
-            pointers[index] = k.data_ptr()
+        if self._first is not ks[0]:
+            self._first, self._noted = ks[0], 0
+        for index in range(self._noted, len(ks)):
+            self.pointers[index] = self.admit(ks[index])
+        self._noted = len(ks)
+
+    def taken(self, ks: Sequence[Tensor]) -> None:
+        """Note that the slopes' pointers are there already."""
+        self._first, self._noted = ks[0], len(ks)
+
+    def admit(self, k: Tensor) -> int:
+        """Return where a slope lies, or a copy of it in the state's strides."""
+        like = k.is_cpu and k.dtype == self._dtype and k.numel() == self.size
+        if not (like and k.stride() == self._strides):
+            k = self._copy(k)
+        return k.data_ptr()
 
     def _copy(self, k: Tensor) -> Tensor:
         if not k.is_cpu:
@@ -113,6 +129,33 @@ class Native:
         if torch.is_grad_enabled() and recorded(y, ks):
             return _recorded_sum(y, h, row, ks)
         return _sum(y, h, row, ks)
+
+    def stages(
+        self,
+        field: Callable[..., Any],
+        h: Any,
+        y: Tensor,
+        rows: tuple[Row, ...],
+        evaluated: int,
+        ks: list[Tensor],
+        times: list[Any],
+    ) -> Tensor | None:
+        """Append slopes to `ks` and return the state of the last row, as far as C can.
+
+        f is called at the start unless its slope is there, and at the states of the first
+        `evaluated` rows. Without a state the rest is the caller's.
+        """
+        if not isinstance(h, Slopes) or len(rows) >= MOST or not native_stages.available():
+            return None
+        if ks:
+            if torch.is_grad_enabled() and recorded(y, ks):
+                return None
+            h.take(ks)
+        elif torch.is_grad_enabled() and y.requires_grad:
+            return None
+        state = native_stages.run(_program(rows, evaluated), h, field, y, ks, times)
+        h.taken(ks)
+        return state
 
     def finish(
         self,
@@ -178,6 +221,11 @@ def recorded(y: Tensor, ks: Sequence[Tensor]) -> bool:
     return y.requires_grad or any(k.requires_grad for k in ks)
 
 
+def address(function: Any) -> int:
+    """Return where a function of C's lies, for C to call it."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
 def available() -> bool:
     """Return whether the C kernel could be built here."""
     return library() is not None
@@ -199,7 +247,7 @@ def plain(y: Tensor) -> bool:
 
 
 @cache
-def _functions(dtype: torch.dtype) -> tuple[Callable[..., Any], ...] | None:
+def _functions(dtype: torch.dtype) -> tuple[Any, Any, int] | None:
     made = library()
     if made is None or dtype not in SUFFIX:
         return None
@@ -210,7 +258,7 @@ def _functions(dtype: torch.dtype) -> tuple[Callable[..., Any], ...] | None:
     combine.restype = None
     finish.argtypes = (pointer, pointer, pointer, pointer, *(number,) * 3, ctypes.c_int64)
     finish.restype = number
-    return combine, finish
+    return combine, finish, address(combine)
 
 
 # Where each row lies in memory as C reads it. By identity: to hash a row takes longer than to add
@@ -223,11 +271,23 @@ def packed(row: Row) -> int:
     return (_ROWS.get(id(row)) or _packed(row))[0]
 
 
+# What a table's sums are to C; by identity, too.
+_PROGRAMS: dict[tuple[int, int], tuple[int, native_stages.Program, tuple[Row, ...]]] = {}
+
+
+def _program(rows: tuple[Row, ...], evaluated: int) -> int:
+    known = _PROGRAMS.get((id(rows), evaluated))
+    if known is None:
+        # The rows lie here for as long as the program does.
+        made = native_stages.Program.of([_Row.of(row) for row in rows], evaluated)
+        known = _PROGRAMS[id(rows), evaluated] = (ctypes.addressof(made), made, rows)
+    return known[0]
+
+
 def _packed(row: Row) -> tuple[int, Row, _Row]:
     if len(_ROWS) >= _ROWS_KEPT:
         # Rows of continuous outputs are new each time.
         _ROWS.clear()
-    indices, weights = zip(*row, strict=True)
-    packed = _Row(len(row), indices, weights)
+    packed = _Row.of(row)
     made = _ROWS[id(row)] = (ctypes.addressof(packed), row, packed)
     return made

@@ -15,7 +15,16 @@ from ode_core import Tolerance
 from ode_core.tolerance import SampleTolerance
 from ode_solvers.kernels.build import library
 from ode_solvers.kernels.cpu import Chain
-from ode_solvers.kernels.native import MOST, SUFFIX, Native, Slopes, packed, plain, recorded
+from ode_solvers.kernels.native import (
+    MOST,
+    SUFFIX,
+    Native,
+    Slopes,
+    address,
+    packed,
+    plain,
+    recorded,
+)
 from ode_solvers.tableau import Dense, Row
 
 _CHAIN = Chain()
@@ -27,6 +36,7 @@ class Functions(NamedTuple):
     combine: Callable[..., None]
     finish: Callable[..., None]
     output: Callable[..., None]
+    adder: int
 
 
 class RowSlopes(Slopes):
@@ -35,9 +45,10 @@ class RowSlopes(Slopes):
     __slots__ = ("rows", "steps", "width")
 
     def __init__(self, h: Tensor, y: Tensor, functions: Functions) -> None:
-        super().__init__(h, y, functions[:2])
+        super().__init__(h, y, (functions.combine, functions.finish, functions.adder))
         self.rows, self.width = len(y), self.size // len(y)
         self.steps = h.data_ptr()
+        self.sizes = (0.0, self.steps, self.rows, self.width)
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,8 @@ def _functions(dtype: torch.dtype) -> Functions | None:
     if made is None or dtype not in SUFFIX:
         return None
     names = ("combine_rows", "finish_rows", "output_rows")
-    functions = Functions(*(getattr(made, f"{name}_{SUFFIX[dtype]}") for name in names))
+    combine, finish, output = (getattr(made, f"{name}_{SUFFIX[dtype]}") for name in names)
+    functions = Functions(combine, finish, output, address(combine))
     pointer, number, whole = ctypes.c_void_p, ctypes.c_double, ctypes.c_int64
     sums, batch = (pointer,) * 5, (whole, whole)
     for foreign, arguments in (

@@ -27,9 +27,10 @@ class FusedPace:
         assert isinstance(controller, PIDController)  # asked for before
         accept = torch.empty((), dtype=torch.bool, device=clock.device)
         limits = (controller.safety, controller.factor_min, controller.factor_max)
+        floor = controller.floor * controller.safety
         constants = {
-            "EXPONENTS": controller.exponents(plain.order),
-            "LIMITS": (*limits, plain.least, min(plain.most, 1e300)),
+            "EXPONENTS": (*controller.exponents(plain.order), -1.0 / plain.order),
+            "LIMITS": (*limits, plain.least, min(plain.most, 1e300), floor),
             "SIGN": plain.direction,
             "MADE": MADE,
             "num_warps": 1,

@@ -29,12 +29,14 @@ def _smallest(t, SIGN: tl.constexpr):
 
 @triton.jit
 def _factor(e, before, earlier, rejected, accept, EXPONENTS: tl.constexpr, LIMITS: tl.constexpr):
-    history = _power(tl.maximum(e, _number(1e-300)), EXPONENTS[0])
+    e = tl.maximum(e, _number(1e-300))
+    history = _power(e, EXPONENTS[0])
     if EXPONENTS[1] != 0.0:
         history *= _power(before, EXPONENTS[1])
     if EXPONENTS[2] != 0.0:
         history *= _power(earlier, EXPONENTS[2])
-    factor = tl.maximum(LIMITS[0] / history, _number(LIMITS[1]))
+    factor = tl.maximum(LIMITS[0] / history, LIMITS[5] * _power(e, EXPONENTS[3]))
+    factor = tl.maximum(factor, _number(LIMITS[1]))
     factor = tl.minimum(factor, _number(LIMITS[2]))
     factor = tl.where(accept, factor, tl.minimum(factor, _number(LIMITS[0])))
     factor = tl.where(accept & (rejected != 0.0), tl.minimum(factor, _number(1.0)), factor)
@@ -48,8 +50,9 @@ def pace_kernel(
 ):  # fmt: skip
     """Judge a step, and put its record and the clock after it where they belong.
 
-    Places in a clock and a record are those of `ode_core.loops.pace`, LIMITS are safety, least and
-    largest factor, least and largest step size.
+    Places in a clock and a record are those of `ode_core.loops.pace`; EXPONENTS are those of the
+    last three errors and of an integral controller, LIMITS safety, least and largest factor, least
+    and largest step size, and the factor's share of the integral controller's.
     """
     t, t1, dt = tl.load(clock), tl.load(clock + 1), tl.load(clock + 2)
     at_stop, code, left = tl.load(clock + 3) != 0.0, tl.load(clock + 4), tl.load(clock + 5)

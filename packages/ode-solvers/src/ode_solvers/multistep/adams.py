@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ode_core import ArgumentError, Step
 from ode_core.rows import where
-from ode_solvers.explicit import Polynomial, RungeKutta
+from ode_solvers.explicit import RungeKutta
 from ode_solvers.multistep.differences import Numbers
 from ode_solvers.multistep.order import choose
 from ode_solvers.multistep.transposed import past_of, pull_back
 from ode_solvers.multistep.window import Output, Window, window_of
+from ode_solvers.polynomial import Polynomial
 from ode_solvers.reversible import size
 from ode_solvers.tables.dopri5 import DOPRI5
 
