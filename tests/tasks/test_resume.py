@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from ode_core.cli import main
+from ode_core.protocols import RunConfig
 from ode_tasks import devices, files, record
 from ode_tasks.stopping import Stopped, deferred, stoppable
 
@@ -359,6 +360,15 @@ def test_a_failed_replacement_leaves_the_old_file(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_score_that_is_no_number_is_null_in_the_log(tmp_path):
+    config = RunConfig("linear", "neural_ode", "", "", out=tmp_path / "run", checkpoint=True)
+    kept = record.keeper(config)
+    kept.load()
+    kept.epoch({"epoch": 1, "test_score": float("nan")}, 5)
+    kept.close()
+    assert rows(tmp_path / "run", "epoch") == [{"kind": "epoch", "epoch": 1, "test_score": None}]
 
 
 def test_random_states_come_back():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import math
 import pickle
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -129,8 +130,10 @@ class Folder:
 
     def _write(self, row: Mapping[str, Any]) -> None:
         assert self._file is not None, "load() opens the log"
+        # JSON has no NaN and no infinity; null is what readers in other languages take.
+        plain = {name: _finite(value) for name, value in row.items()}
         with files.room(self._out):
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(json.dumps(plain, allow_nan=False) + "\n")
             self._file.flush()
 
     def _opened(self, *, anew: bool) -> IO[str]:
@@ -207,6 +210,10 @@ def require_tensorboard() -> None:
 def _board(out: Path, step: int | None) -> TensorBoardLogger:
     """Return a log whose earlier steps from `step` on, which are made again, are hidden."""
     return TensorBoardLogger(out, name=TENSORBOARD, version="", purge_step=step)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:
