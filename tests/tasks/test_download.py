@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import socket
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +58,22 @@ def test_an_archive_put_there_by_hand_is_unpacked(remote, tmp_path):
     (folder / remote.file).write_bytes(Path(remote.url.removeprefix("file://")).read_bytes())
     download.fetch(replace(remote, url="http://127.0.0.1:1/things"), folder, Silent())
     assert (folder / "things" / "one").read_text() == "1"
+
+
+@pytest.mark.filterwarnings("ignore:fetching Things")
+def test_of_many_that_want_it_one_fetches(remote, tmp_path, monkeypatch):
+    fetched, original = [], download._download
+
+    def slow(*arguments):
+        fetched.append(1)
+        time.sleep(0.1)
+        original(*arguments)
+
+    monkeypatch.setattr(download, "_download", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: download.fetch(remote, tmp_path / "cache", Silent()), range(4)))
+    assert fetched == [1]
+    assert kept(tmp_path / "cache") == ["things", "things.tar.gz"]
 
 
 def closed_port():
