@@ -16,11 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 
 from ode_core.cli import main
 from ode_core.protocols import RunConfig
 from ode_tasks import devices, files, record
+from ode_tasks.run import Silent
 from ode_tasks.stopping import Stopped, deferred, stoppable
+from ode_tasks.train import Schedule, fit, loader
 
 KILLS = 10
 LINEAR = ["run", "linear", "--quiet", "--set", "epochs=24", "--set", "width=8"]
@@ -409,3 +413,29 @@ def test_a_missing_package_of_tensorboard_is_one_sentence(tmp_path, capsys, monk
     assert main([*DIGITS, "--out", str(tmp_path / "other"), "--tensorboard"]) == 2
     assert "pip install 'ode-tasks[tensorboard]'" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_the_scale_of_a_16_bit_loss_goes_along(tmp_path):
+    def train(resume):
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+        fabric = Fabric(
+            accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)]
+        )
+        model = torch.nn.Linear(1, 1)
+        fit(
+            model,
+            loader((torch.linspace(-1, 1, 64)[:, None],), 16, seed=0),
+            lambda net, batch: (net(batch[0]) - 1).square().mean(),
+            optimiser=torch.optim.SGD(model.parameters(), lr=0.1),
+            schedule=Schedule(2),
+            evaluate=lambda net: {},
+            fabric=fabric,
+            progress=Silent(),
+            config=RunConfig(
+                "linear", "neural_ode", "", "", out=tmp_path, checkpoint=True, resume=resume
+            ),
+        )
+        return scaler.get_scale()
+
+    assert train(resume=False) == 8 * 2**4
+    assert train(resume=True) == 8 * 2**4, "no step is left, the scale is the checkpoint's"
