@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent
 PACKAGES = ("ode-core", "ode-solvers", "ode-models", "ode-tasks")
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 PINS = dict(re.findall(r"^(\S+?)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-TEST_NEEDS = ("pytest", "pytest-xdist", "hypothesis", "scipy", "hatchling", "triton")
+TEST_NEEDS = ("pytest", "pytest-xdist", "hypothesis", "scipy", "hatchling", "triton", "tensorboard")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 

@@ -20,9 +20,12 @@ def config(**changes):
     return RunConfig("cifar10", "odenet", "euler", "direct", **changes)
 
 
-def test_the_task_says_how_to_give_it_data():
-    with pytest.raises(DataError, match="--data DIR"):
+def test_the_task_says_how_to_give_it_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("ODE_DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError) as caught:
         Cifar10().run(config(), Silent())
+    for words in (f"not in {tmp_path / 'cifar10'};", "--data DIR", "--set download=true", "170 MB"):
+        assert words in str(caught.value)
 
 
 @pytest.fixture
@@ -58,7 +61,15 @@ def test_a_negative_number_of_images_is_refused():
 
 def test_images_are_fetched_only_when_asked_for(folder, monkeypatch):
     fetched = []
-    monkeypatch.setattr(cifar10.cifar10, "download", fetched.append)
+    monkeypatch.setattr(cifar10.cifar10, "fetch", lambda where, progress: fetched.append(where))
     for download in ("false", "true"):
         Cifar10().run(config(data=folder, settings={"width": "4", "download": download}), Silent())
         assert fetched == ([folder] if download == "true" else [])
+
+
+def test_without_a_folder_the_cache_is_looked_into(folder, monkeypatch):
+    (folder.parent / "cache").mkdir(exist_ok=True)
+    (folder.parent / "cache" / "cifar10").symlink_to(folder)
+    monkeypatch.setenv("ODE_DATA_DIR", str(folder.parent / "cache"))
+    metrics = Cifar10().run(config(settings={"width": "4"}), Silent())
+    assert metrics["train_images"] == 50

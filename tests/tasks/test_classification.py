@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from ode_core import ArgumentError
 from ode_core.protocols import RunConfig
+from ode_tasks.classification import _hold_out
+from ode_tasks.data.images import Images
 from ode_tasks.digits import Digits
 from ode_tasks.run import Silent
 
@@ -74,3 +77,43 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others():
 def test_data_for_the_built_in_digits_are_refused():
     with pytest.raises(ArgumentError, match="images built in and reads none from"):
         digits(data=Path("somewhere"))
+
+
+def test_images_held_out_are_neither_trained_nor_tested_on():
+    metrics = digits("resnet", settings=TINY | {"validation_images": "20"})
+    counts = [metrics[f"{part}_images"] for part in ("train", "validation", "test")]
+    assert counts == [44, 20, 40]
+    row = metrics["history"][-1]
+    assert row["validation_loss"] != row["test_loss"]
+
+
+def test_held_out_images_are_the_last_of_every_class():
+    labels = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])
+    images = Images(torch.arange(8, dtype=torch.uint8)[:, None, None, None], labels)
+    train, held = _hold_out(images, 4)
+    assert held.pixels.flatten().tolist() == [4, 5, 6, 7]
+    assert train.pixels.flatten().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16-mixed"}, {"channels_last": "true"}])
+def test_precision_and_layout_train_to_nearly_the_same(changes):
+    """A layout changes no number but by rounding, 16 bits change some; both reach the net."""
+    seen = []
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: (
+            seen.append((output.dtype, output.is_contiguous(memory_format=torch.channels_last)))
+            if isinstance(module, torch.nn.Conv2d)
+            else None
+        )
+    )
+    try:
+        metrics = digits("resnet", settings=TINY | changes)
+    finally:
+        handle.remove()
+    plain = digits("resnet")
+    assert metrics["train_loss"] == pytest.approx(plain["train_loss"], rel=0.05)
+    assert metrics["train_loss"] != plain["train_loss"]
+    if "precision" in changes:
+        assert torch.bfloat16 in {dtype for dtype, _ in seen}
+    else:
+        assert all(last for _, last in seen)

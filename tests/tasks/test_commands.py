@@ -78,10 +78,19 @@ def test_run_of_a_model_without_a_solve_needs_no_solver(capsys):
         (["run", "digits", "--solver", "rk4", "--dt", "-1"], "dt is a number above 0"),
         (["run", "cifar10"], "--data DIR"),
         (["run", "cifar10", "--data", "/no/such/folder"], "/no/such/folder does not exist"),
+        (["run", "digits", "--resume"], "--resume needs the folder of the run; pass --out DIR"),
+        (["run", "digits", "--tensorboard"], "--tensorboard needs the folder of the run"),
+        (["run", "digits", "--set", "clip=-1"], "clip is above 0"),
+        (["run", "digits", "--set", "patience=2"], "hold some out with --set validation_images"),
+        (["run", "digits", "--set", "milestones=a"], "milestones is a whole number; 'a' is not"),
+        (["run", "digits", "--precision", "half"], "precision 'half'"),
         (["study", "digit", "--out", "{out}"], "did you mean 'digits'"),
     ],
 )
-def test_bad_usage_is_one_sentence_without_a_traceback(arguments, words, capsys, tmp_path):
+def test_bad_usage_is_one_sentence_without_a_traceback(
+    arguments, words, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ODE_DATA_DIR", str(tmp_path / "cache"))
     arguments = [word.format(out=tmp_path / "out") for word in arguments]
     assert main(arguments) == (1 if "cifar10" in arguments else 2)  # data is no usage
     err = capsys.readouterr().err

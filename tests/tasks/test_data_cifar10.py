@@ -244,29 +244,6 @@ def test_a_folder_without_images_says_what_was_found_and_expected(make, words, t
         assert layout in str(caught.value)
 
 
-def test_download_is_made_when_asked_for_and_pickles_are_absent(tmp_path, arrays, monkeypatch):
-    fetched = []
-
-    def fake(root, *, download):
-        fetched.append((root, download))
-
-    monkeypatch.setattr(cifar10.torchvision.datasets, "CIFAR10", fake)
-    cifar10.download(tmp_path)
-    assert fetched == [(str(tmp_path), True)]
-    write_pickles(tmp_path, arrays)
-    cifar10.download(tmp_path)
-    assert len(fetched) == 1
-
-
-def test_a_download_that_fails_is_one_sentence(tmp_path, monkeypatch):
-    def fail(root, *, download):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(cifar10.torchvision.datasets, "CIFAR10", fail)
-    with pytest.raises(DataError, match=r"could not be fetched .*no route to host"):
-        cifar10.download(tmp_path)
-
-
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the shared data folder")
 def test_the_real_images():
     split = cifar10.load(REAL, 1000, 200)

@@ -214,3 +214,23 @@ def test_a_device_that_is_not_here_is_one_sentence(device, words):
 def test_a_precision_that_fabric_does_not_know_is_refused():
     with pytest.raises(ArgumentError, match="precision 'half'"):
         make_fabric("cpu", "half")
+
+
+def test_milestones_and_warm_up_change_the_rate():
+    schedule = Schedule(4, milestones=(2, 3), gamma=0.5, warmup=1)
+    factors = [schedule.factor(step, per_epoch=2) for step in range(8)]
+    assert factors == [0.5, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]
+    with_cosine = Schedule(4, milestones=(2, 3), gamma=0.5, warmup=1, cosine=True)
+    for step, factor in enumerate(factors):
+        half_cosine = 0.5 * (1 + np.cos(np.pi * step / 8))
+        assert with_cosine.factor(step, 2) == pytest.approx(factor * half_cosine)
+
+
+def test_the_row_of_the_best_epoch_is_that_of_the_weights():
+    scores = iter([0.1, 0.9, 0.5, 0.4])
+    schedule = Schedule(6, patience=2, watch="score")
+    trained = train(
+        nn.Linear(1, 1), schedule=schedule, evaluate=lambda net: {"score": next(scores)}
+    )
+    assert (trained.row["epoch"], trained.row["score"]) == (2, 0.9)
+    assert trained.history[-1]["epoch"] == 4

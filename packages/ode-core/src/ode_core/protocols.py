@@ -206,7 +206,9 @@ class RunConfig:
     """One run of a task: the names of its parts and the user's settings.
 
     `data` is where the user's data lies (None: embedded data), `settings` are `--set KEY=VALUE`
-    pairs over the preset, `out` is the folder to leave predictions, curves and plots in.
+    pairs over the preset, `out` is the folder to leave predictions, curves and plots in. With
+    `checkpoint` training leaves a checkpoint of every epoch and a log of every step there, with
+    `resume` it goes on from that checkpoint, with `tensorboard` it logs for TensorBoard as well.
     """
 
     task: str
@@ -222,6 +224,9 @@ class RunConfig:
     data: Path | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     out: Path | None = None
+    checkpoint: bool = False
+    resume: bool = False
+    tensorboard: bool = False
 
 
 class Progress(Protocol):

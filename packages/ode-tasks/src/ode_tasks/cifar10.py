@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ode_core.errors import DataError
 from ode_tasks.classification import ImageSettings, classify, probe
 from ode_tasks.data import cifar10
+from ode_tasks.presets import load
+from ode_tasks.run import Silent
 from ode_tasks.settings import choose
 
 if TYPE_CHECKING:
@@ -25,41 +27,13 @@ class CifarSettings(ImageSettings):
     download: bool = False
 
 
-# One step over the block's [0, 1] is the study's setting for the solvers with fixed steps. `full`
-# is the usual recipe for residual networks on these images (He et al. 2015, Zhuang et al. 2020).
-PRESETS = {
-    "smoke": CifarSettings(
-        epochs=1,
-        batch=32,
-        learning_rate=0.1,
-        width=16,
-        dt=1.0,
-        train_images=480,
-        test_images=200,
-    ),
-    "quick": CifarSettings(
-        epochs=2,
-        batch=32,
-        learning_rate=0.05,
-        width=64,
-        dt=1.0,
-        train_images=5_000,
-        test_images=1_000,
-    ),
-    "full": CifarSettings(
-        epochs=200,
-        batch=128,
-        learning_rate=0.1,
-        width=64,
-        dt=1.0,
-        train_images=50_000,
-        test_images=10_000,
-    ),
-}
+PRESETS = load("cifar10.toml", CifarSettings)
 
 
 class Cifar10:
     """The task `cifar10`."""
+
+    presets = PRESETS
 
     def run(self, config: RunConfig, progress: Progress) -> dict[str, Any]:
         """Train on the images in `config.data` and return the metrics.
@@ -67,20 +41,22 @@ class Cifar10:
         Raises DataError where there is no folder or it does not hold what it should.
         """
         settings = choose(PRESETS, config)
-        return classify(config, settings, _images(config, settings), progress=progress)
+        return classify(config, settings, _images(config, settings, progress), progress=progress)
 
     def probe(self, config: RunConfig) -> Probe:
         """Return one batch and its loss; raises DataError like `run`."""
         settings = choose(PRESETS, config)
-        return probe(config, settings, _images(config, settings))
+        return probe(config, settings, _images(config, settings, Silent()))
 
 
-def _images(config: RunConfig, settings: CifarSettings) -> Split:
-    if config.data is None:
+def _images(config: RunConfig, settings: CifarSettings, progress: Progress) -> Split:
+    folder = config.data or cifar10.cached()
+    archive = cifar10.ARCHIVE
+    if settings.download or (config.data is None and (folder / archive.file).is_file()):
+        cifar10.fetch(folder, progress)
+    if config.data is None and not any(folder.glob("[!.]*")):
         raise DataError(
-            "the task cifar10 has no images of its own; pass --data DIR, with --set "
-            "download=true to have them fetched into DIR"
+            f"CIFAR-10 is not in {folder}; pass --data DIR, or --set download=true to have its "
+            f"{archive.bytes / 1e6:.0f} MB fetched, or put {archive.file} there by hand"
         )
-    if settings.download:
-        cifar10.download(config.data)
-    return cifar10.load(config.data, settings.train_images, settings.test_images)
+    return cifar10.load(folder, settings.train_images, settings.test_images)

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from ode_core.errors import ArgumentError
 from ode_tasks import measure
-from ode_tasks.data.images import Normalise, crop, flip
+from ode_tasks.data.images import Images, Normalise, balanced, crop, flip
 from ode_tasks.gradients.probe import Probe
 from ode_tasks.settings import Settings, build, direct_twin, solving
 from ode_tasks.torchvision_import import torchmetrics
-from ode_tasks.train import Schedule, fit, loader, make_fabric
+from ode_tasks.train import fit, loader, make_fabric
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from lightning_fabric import Fabric
     from torch import Tensor, nn
@@ -35,8 +35,10 @@ class ImageSettings(Settings):
     """The settings of an image task.
 
     `train_images` and `test_images` are the most that are used. Stochastic gradient descent with
-    momentum, its rate falling along half a cosine; `crop` is by how many pixels an image may be
-    moved, `flip` whether half of them are mirrored.
+    momentum; `crop` is by how many pixels an image may be moved, `flip` whether half of them are
+    mirrored. `validation_images` of those to train on are held out and scored after each epoch;
+    with `patience`, training stops after so many epochs without a better accuracy on them.
+    `channels_last` is the memory layout of images and filters.
     """
 
     train_images: int
@@ -45,15 +47,29 @@ class ImageSettings(Settings):
     weight_decay: float = 5e-4
     crop: int = 0
     flip: bool = False
+    validation_images: int = 0
+    patience: int = 0
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ArgumentError for settings that leave nothing to train or to test on."""
+        """Raise ArgumentError for settings that leave nothing to train, to choose or to test on."""
         super().__post_init__()
-        for name, least in (("train_images", 1), ("test_images", 1), ("crop", 0)):
-            if getattr(self, name) < least:
+        least = dict.fromkeys(("train_images", "test_images"), 1)
+        for name, lowest in (least | dict.fromkeys(("crop", "validation_images"), 0)).items():
+            if getattr(self, name) < lowest:
                 raise ArgumentError(
-                    f"{name} is {getattr(self, name)}; it is a whole number from {least}"
+                    f"{name} is {getattr(self, name)}; it is a whole number from {lowest}"
                 )
+        if self.validation_images >= self.train_images:
+            raise ArgumentError(
+                f"validation_images is {self.validation_images} of {self.train_images} training "
+                "images; hold out fewer"
+            )
+        if self.patience < 0 or (self.patience and not self.validation_images):
+            raise ArgumentError(
+                "patience stops by the score of images that are neither trained nor tested on; "
+                "hold some out with --set validation_images=..., or leave patience at 0"
+            )
 
 
 def classify(
@@ -61,41 +77,50 @@ def classify(
 ) -> dict[str, Any]:
     """Train the config's model on the images and return the metrics of the run."""
     fabric = make_fabric(config.device, settings.precision)
-    normalise = Normalise.of(data.train)
+    train, held = _hold_out(data.train, settings.validation_images)
+    prepare = _Prepare(Normalise.of(train), settings.channels_last)
     size = {
-        "channels": data.train.pixels.shape[1],
+        "channels": train.pixels.shape[1],
         "classes": len(data.classes),
         "width": settings.width,
     }
-    model = build(config, settings, **size)
-    test = loader(data.test, 2 * settings.batch)
+    model: Any = build(config, settings, **size)
+    if settings.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    parts = {"validation": held, "test": data.test} if len(held.labels) else {"test": data.test}
     trained = fit(
         model,
-        loader(data.train, settings.batch, seed=config.seed),
-        _Loss(settings, normalise),
+        loader(train, settings.batch, seed=config.seed),
+        _Loss(settings, prepare),
         optimiser=torch.optim.SGD(
             model.parameters(),
             lr=settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         ),
-        schedule=Schedule(settings.epochs, cosine=True),
-        evaluate=_Score(test, normalise, len(data.classes), fabric),
+        schedule=settings.schedule(patience=settings.patience or None, watch="validation_score"),
+        evaluate=_Scores(
+            {name: loader(part, 2 * settings.batch) for name, part in parts.items()},
+            prepare,
+            len(data.classes),
+            fabric,
+        ),
         fabric=fabric,
         progress=progress,
+        config=config,
     )
-    pixels, labels = fabric.to_device(tuple(part[: settings.batch] for part in data.train))
-    images = normalise(pixels)
-    last = trained.history[-1]
+    pixels, labels = fabric.to_device(tuple(part[: settings.batch] for part in train))
+    images = prepare(pixels)
+    used = trained.row
     return {
         **solving(config, settings),
-        "loss": last["test_loss"],
-        "score": last["test_score"],
+        "loss": used["test_loss"],
+        "score": used["test_score"],
         "score_name": "accuracy",
         "higher_is_better": True,
         **trained.columns(),
         "solver_error": measure.solver_error(
-            model, normalise(fabric.to_device(data.test.pixels[:_ERROR_IMAGES]))
+            model, prepare(fabric.to_device(data.test.pixels[:_ERROR_IMAGES]))
         ),
         **measure.memory_columns(
             model,
@@ -103,10 +128,19 @@ def classify(
             lambda net: F.cross_entropy(net(images), labels),
             inputs=(images, labels),
         ),
-        "train_images": len(data.train.labels),
+        "train_images": len(train.labels),
+        "validation_images": len(held.labels),
         "test_images": len(data.test.labels),
         "history": trained.history,
     }
+
+
+def _hold_out(images: Images, count: int) -> tuple[Images, Images]:
+    """Return what is left to train on, and so many held out, the last of every class in turn."""
+    last = balanced(images.labels.numpy()[::-1].copy(), count)
+    held = torch.zeros(len(images.labels), dtype=torch.bool)
+    held[len(held) - 1 - torch.from_numpy(last)] = True
+    return Images(*(part[~held] for part in images)), Images(*(part[held] for part in images))
 
 
 def probe(config: RunConfig, settings: ImageSettings, data: Split) -> Probe:
@@ -126,34 +160,54 @@ def probe(config: RunConfig, settings: ImageSettings, data: Split) -> Probe:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Prepare:
+    """Turns `[B, C, H, W]` uint8 into what the model takes, augmented by settings if given."""
+
+    normalise: Normalise
+    channels_last: bool
+
+    def __call__(self, pixels: Tensor, augment: ImageSettings | None = None) -> Tensor:
+        images = self.normalise(pixels)
+        if augment is not None:
+            images = crop(images, augment.crop) if augment.crop else images
+            images = flip(images) if augment.flip else images
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=layout)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Loss:
     """The mean cross entropy of a training batch, augmented and normalised."""
 
     settings: ImageSettings
-    normalise: Normalise
+    prepare: _Prepare
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        images = self.normalise(batch[0])
-        images = crop(images, self.settings.crop) if self.settings.crop else images
-        images = flip(images) if self.settings.flip else images
-        return F.cross_entropy(model(images), batch[1])
+        return F.cross_entropy(model(self.prepare(batch[0], self.settings)), batch[1])
 
 
 @dataclasses.dataclass(frozen=True)
-class _Score:
-    """Accuracy and mean cross entropy over the test images."""
+class _Scores:
+    """Accuracy and mean cross entropy over the images of each part, in columns by its name."""
 
-    batches: Iterable[Batch]
-    normalise: Normalise
+    parts: Mapping[str, Iterable[Batch]]
+    prepare: _Prepare
     classes: int
     fabric: Fabric
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
+        columns: dict[str, float] = {}
+        for name, batches in self.parts.items():
+            score, loss = self._score(model, batches)
+            columns |= {f"{name}_score": score, f"{name}_loss": loss}
+        return columns
+
+    def _score(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
         accuracy = torchmetrics.classification.MulticlassAccuracy(self.classes, average="micro")
         accuracy, loss = accuracy.to(self.fabric.device), torchmetrics.MeanMetric()
-        for batch in self.batches:
+        for batch in batches:
             pixels, labels = self.fabric.to_device(batch)
-            logits = model(self.normalise(pixels)).float()
+            logits = model(self.prepare(pixels)).float()
             accuracy.update(logits, labels)
             loss.update(float(F.cross_entropy(logits, labels)), len(labels))
-        return {"test_score": float(accuracy.compute()), "test_loss": float(loss.compute())}
+        return float(accuracy.compute()), float(loss.compute())

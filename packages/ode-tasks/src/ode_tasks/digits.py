@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ode_core.errors import ArgumentError
 from ode_tasks.classification import ImageSettings, classify, probe
 from ode_tasks.data import digits
+from ode_tasks.presets import load
 from ode_tasks.settings import choose
 
 if TYPE_CHECKING:
@@ -14,40 +15,13 @@ if TYPE_CHECKING:
     from ode_tasks.data.images import Split
     from ode_tasks.gradients.probe import Probe
 
-PRESETS = {
-    "smoke": ImageSettings(
-        epochs=3,
-        batch=32,
-        learning_rate=0.1,
-        width=16,
-        dt=1.0,
-        train_images=768,
-        test_images=360,
-    ),
-    "quick": ImageSettings(
-        epochs=10,
-        batch=32,
-        learning_rate=0.1,
-        width=32,
-        dt=1.0,
-        train_images=1_437,
-        test_images=360,
-    ),
-    "full": ImageSettings(
-        epochs=60,
-        batch=64,
-        learning_rate=0.1,
-        width=64,
-        dt=1.0,
-        train_images=1_437,
-        test_images=360,
-        crop=1,
-    ),
-}
+PRESETS = load("digits.toml", ImageSettings)
 
 
 class Digits:
     """The task `digits`."""
+
+    presets = PRESETS
 
     def run(self, config: RunConfig, progress: Progress) -> dict[str, Any]:
         """Train on the digits and return the metrics; raises ArgumentError for `config.data`."""

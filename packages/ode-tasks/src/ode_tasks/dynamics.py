@@ -14,7 +14,7 @@ from ode_tasks.data.trajectories import noisy, sample, windows
 from ode_tasks.gradients.probe import Probe
 from ode_tasks.portrait import draw
 from ode_tasks.settings import Settings, build, direct_twin, solving
-from ode_tasks.train import Schedule, fit, loader, make_fabric
+from ode_tasks.train import fit, loader, make_fabric
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,48 +61,6 @@ class DynamicsSettings(Settings):
             )
 
 
-def presets(system: System, samples: int) -> dict[str, DynamicsSettings]:
-    """Return the presets of a system of which so many intervals are sampled in its duration.
-
-    `dt` is one of them: coarse enough that the order of a fixed-step solver shows.
-    """
-    smoke = DynamicsSettings(
-        epochs=20,
-        batch=32,
-        learning_rate=0.03,
-        width=32,
-        dt=system.duration / samples,
-        trajectories=8,
-        test_trajectories=16,
-        samples=samples,
-        window=6,
-    )
-    quick = dataclasses.replace(
-        smoke,
-        epochs=40,
-        batch=64,
-        learning_rate=0.01,
-        width=64,
-        rtol=1e-4,
-        atol=1e-5,
-        trajectories=32,
-        test_trajectories=64,
-        window=10,
-    )
-    full = dataclasses.replace(
-        quick,
-        epochs=200,
-        batch=128,
-        learning_rate=0.005,
-        width=128,
-        rtol=1e-5,
-        atol=1e-6,
-        trajectories=128,
-        test_trajectories=256,
-    )
-    return {"smoke": smoke, "quick": quick, "full": full}
-
-
 def recover(
     config: RunConfig, settings: DynamicsSettings, system: System, *, progress: Progress
 ) -> dict[str, Any]:
@@ -124,10 +82,11 @@ def recover(
         loader(stretches, settings.batch, seed=config.seed),
         loss,
         optimiser=torch.optim.Adam(model.parameters(), lr=settings.learning_rate),
-        schedule=Schedule(settings.epochs, cosine=True),
+        schedule=settings.schedule(),
         evaluate=lambda net: _score(net, inside),
         fabric=fabric,
         progress=progress,
+        config=config,
     )
     batch = fabric.to_device(tuple(part[: settings.batch] for part in stretches))
     twin = direct_twin(config, settings, model, **size)

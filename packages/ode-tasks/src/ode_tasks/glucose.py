@@ -18,8 +18,9 @@ from ode_tasks.glucose_baselines import baselines
 from ode_tasks.glucose_plot import FORECAST, draw
 from ode_tasks.glucose_scores import PREDICTIONS, by_person, scores, table
 from ode_tasks.gradients.probe import Probe
+from ode_tasks.presets import load
 from ode_tasks.settings import Settings, build, check, choose, direct_twin, solving
-from ode_tasks.train import Schedule, fit, loader, make_fabric
+from ode_tasks.train import fit, loader, make_fabric
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,43 +65,13 @@ class GlucoseSettings(Settings):
             raise ArgumentError(f"weight_decay is {self.weight_decay}; it is a number from 0")
 
 
-PRESETS = {
-    "smoke": GlucoseSettings(
-        epochs=3,
-        batch=64,
-        learning_rate=0.02,
-        width=16,
-        train_windows=2_048,
-        patience=2,
-        patients=8,
-        days=4,
-    ),
-    "quick": GlucoseSettings(
-        epochs=15,
-        batch=128,
-        learning_rate=0.01,
-        width=32,
-        train_windows=8_192,
-        patience=4,
-        patients=12,
-        days=8,
-    ),
-    "full": GlucoseSettings(
-        epochs=15,
-        batch=128,
-        learning_rate=0.01,
-        width=32,
-        train_windows=1_000_000,
-        patience=15,
-        patients=24,
-        days=14,
-        weight_decay=0.3,
-    ),
-}
+PRESETS = load("glucose.toml", GlucoseSettings)
 
 
 class Glucose:
     """The task `glucose`."""
+
+    presets = PRESETS
 
     def run(self, config: RunConfig, progress: Progress) -> dict[str, Any]:
         """Train on readings, choose by the validation part, score the test part once.
@@ -180,17 +151,13 @@ def _train(config: RunConfig, settings: GlucoseSettings, parts: Parts, progress:
         optimiser=torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         ),
-        schedule=Schedule(
-            settings.epochs,
-            cosine=True,
-            clip=1.0,
-            patience=settings.patience,
-            watch="validation_loss",
-            higher_is_better=False,
+        schedule=settings.schedule(
+            patience=settings.patience, watch="validation_loss", higher_is_better=False
         ),
         evaluate=_Validate(parts, fabric, settings.batch),
         fabric=fabric,
         progress=progress,
+        config=config,
     )
     batch = fabric.to_device(tuple(part[: settings.batch] for part in used))
     twin = direct_twin(config, settings, model, **size)

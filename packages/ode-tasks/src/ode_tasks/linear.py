@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ode_tasks.data.trajectories import System
-from ode_tasks.dynamics import presets, probe, recover
+from ode_tasks.dynamics import DynamicsSettings, probe, recover
+from ode_tasks.presets import load
 from ode_tasks.settings import choose
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ def rotation(t: Tensor, y: Tensor) -> Tensor:
 
 SYSTEM = System("linear", "$dy/dt = A y$", rotation, radii=(0.5, 2.0), duration=6.0)
 
-PRESETS = presets(SYSTEM, samples=60)
+PRESETS = load("linear.toml", DynamicsSettings)
 
 
 class Linear:
     """The task `linear`."""
+
+    presets = PRESETS
 
     def run(self, config: RunConfig, progress: Progress) -> dict[str, Any]:
         """Train on samples of the rotation and return the metrics."""

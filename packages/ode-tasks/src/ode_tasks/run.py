@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import tempfile
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,8 @@ import torch
 
 from ode_core.errors import ArgumentError
 from ode_core.registry import gradients, models, solvers, tasks
-from ode_tasks import measure
+from ode_tasks import devices, files, measure, record
 from ode_tasks.settings import check
-from ode_tasks.train import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from ode_core.records import Record
 
 METRICS = "metrics.json"
+# How a run is kept says nothing of what it is.
+_KEEPING = ("checkpoint", "resume", "tensorboard")
 _SUITE = ("ode-core", "ode-solvers", "ode-models", "ode-tasks")
 
 
@@ -43,26 +43,31 @@ class Silent:
 def execute(config: RunConfig, progress: Progress) -> dict[str, Any]:
     """Run the config's task and return one row: the config, the metrics and what they came from.
 
-    With `config.out` the row is also written there as `metrics.json`. Raises ArgumentError where
-    that file is already there and what `settings.check` raises, before any work, then whatever the
-    task raises.
+    With `config.out` the row is also written there as `metrics.json`; where that is already there
+    and the config says `resume`, it is returned and nothing is run. Of several processes only the
+    first is given `out`. Raises ArgumentError where the folder holds another run and what
+    `settings.check` raises, before any work, then whatever the task raises.
     """
     if config.out is not None:
-        require_new(config.out)
+        if config.resume and (config.out / METRICS).exists():
+            return _finished(config, config.out)
+        require_new(config.out, resume=config.resume)
     check(config)
     start, date = perf_counter(), now()
-    with seeded(config.seed):
-        metrics = tasks.create(config.task).run(config, progress)
+    out = config.out if devices.rank() == 0 else None
+    with devices.seeded(config.seed), files.room(out) if out else nullcontext():
+        metrics = tasks.create(config.task).run(dataclasses.replace(config, out=out), progress)
     ended = {"status": "ok", "reason": "", "date": date, "seconds": perf_counter() - start}
     row = describe(config) | dict(metrics) | ended
-    if config.out is not None:
-        write(config.out / METRICS, row)
+    if out is not None:
+        write(out / METRICS, row)
     return row
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
     """Return what a row says before there are metrics: the config, the date and the machine."""
-    row = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    names = [field.name for field in dataclasses.fields(config) if field.name not in _KEEPING]
+    row = {name: getattr(config, name) for name in names}
     packages = _packages(config)
     paths = {name: None if row[name] is None else str(row[name]) for name in ("data", "out")}
     return (
@@ -84,29 +89,41 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def require_new(out: Path) -> None:
-    """Raise ArgumentError where the folder holds a finished run, or is no folder."""
+def require_new(out: Path, *, resume: bool = False) -> None:
+    """Raise ArgumentError where the folder holds a run, or is no folder.
+
+    One that was stopped may be there with `resume`.
+    """
     if (out / METRICS).exists():
         raise ArgumentError(
             f"{out / METRICS} holds a finished run; choose another --out or remove it"
+        )
+    if (out / record.CHECKPOINT).exists() and not resume:
+        raise ArgumentError(
+            f"{out / record.CHECKPOINT} is of a run that was stopped; go on with --resume, choose "
+            "another --out or remove it"
         )
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"--out takes a folder, and {out} is a file; choose another")
 
 
+def _finished(config: RunConfig, out: Path) -> dict[str, Any]:
+    """Return the row of a run that needs no more work; raises ArgumentError for another run's."""
+    row: dict[str, Any] = json.loads((out / METRICS).read_text(encoding="utf-8"))
+    names = ("task", "model", "preset", "seed", "settings")
+    differing = [name for name in names if row.get(name) != getattr(config, name)]
+    if differing:
+        raise ArgumentError(
+            f"{out / METRICS} is of a run with another {' and '.join(differing)}; choose another "
+            "--out"
+        )
+    return row
+
+
 def write(path: Path, row: Mapping[str, Any]) -> None:
     """Write a row as JSON in one go, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(plain(row), indent=1, default=str, allow_nan=False)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        os.chmod(name, 0o644)  # mkstemp makes files that others cannot read
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    files.replace(path, (text + "\n").encode())
 
 
 def plain(value: Any) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ode_core.errors import ArgumentError
 from ode_core.protocols import PRESETS
 from ode_core.registry import gradients, models, solvers, tasks
+from ode_tasks.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ode_core.protocols import RunConfig
+    from ode_tasks.presets import Presets
 
 SOLVE_OPTIONS = ("solver", "gradient", "rtol", "atol", "dt")
 
@@ -29,7 +31,8 @@ class Settings:
     """The settings that every task has; a task adds its own and makes one object a preset.
 
     `rtol` and `atol` are for solvers that choose their steps, `dt` is the step of the others; all
-    three are used where the run gives none. `precision` is a name that Lightning Fabric knows.
+    three are used where the run gives none. `precision` is a name that Lightning Fabric knows; the
+    rest is `Schedule`'s.
     """
 
     epochs: int
@@ -40,6 +43,11 @@ class Settings:
     atol: float = 1e-3
     dt: float = 0.25
     precision: str = "32-true"
+    cosine: bool = True
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    warmup: int = 0
+    clip: float = math.inf
 
     def __post_init__(self) -> None:
         """Raise ArgumentError for a size that is not at least 1 or a step that is not positive."""
@@ -50,6 +58,16 @@ class Settings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ArgumentError(f"{name} is {value}; it is a number above 0")
+        if not (self.clip > 0 and 0 < self.gamma <= 1 and self.warmup >= 0):
+            raise ArgumentError(
+                "clip is above 0, gamma above 0 and at most 1, warmup at least 0; they are "
+                f"{self.clip}, {self.gamma} and {self.warmup}"
+            )
+
+    def schedule(self, **stopping: Any) -> Schedule:
+        """Return how to train by these settings; `stopping` is `Schedule`'s patience and watch."""
+        names = ("epochs", "cosine", "milestones", "gamma", "warmup", "clip")
+        return Schedule(**{name: getattr(self, name) for name in names}, **stopping)
 
 
 S = TypeVar("S", bound=Settings)
@@ -75,6 +93,27 @@ def choose(presets: Mapping[str, S], config: RunConfig) -> S:
             )
     changes = {key: _value(key, text, types[key]) for key, text in config.settings.items()}
     return dataclasses.replace(preset, **changes)
+
+
+def listed(presets: Presets[S], config: RunConfig) -> list[dict[str, Any]]:
+    """Return a row for each setting: its value, where that comes from, and what it means.
+
+    Raises what `choose` raises.
+    """
+    chosen = choose(presets, config)
+    return [
+        {
+            "setting": field.name,
+            "value": _shown(getattr(chosen, field.name)),
+            "from": "--set" if field.name in config.settings else f"preset {config.preset}",
+            "meaning": presets.meanings.get(field.name, ""),
+        }
+        for field in dataclasses.fields(chosen)
+    ]
+
+
+def _shown(value: Any) -> Any:
+    return ", ".join(str(item) for item in value) if isinstance(value, tuple) else value
 
 
 def pairs(texts: Iterable[str]) -> dict[str, str]:
@@ -185,6 +224,9 @@ def _value(key: str, text: str, kind: Any) -> Any:
         if text.lower() not in _TRUE + _FALSE:
             raise ArgumentError(f"the setting {key} is true or false; {text!r} is neither")
         return text.lower() in _TRUE
+    if get_origin(kind) is tuple:
+        parts = [part for part in text.strip("[]() ").split(",") if part.strip()]
+        return tuple(_value(key, part.strip(), get_args(kind)[0]) for part in parts)
     try:
         return kind(text)
     except ValueError:

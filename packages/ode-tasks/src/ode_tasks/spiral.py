@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ode_tasks.data.trajectories import System
-from ode_tasks.dynamics import presets, probe, recover
+from ode_tasks.dynamics import DynamicsSettings, probe, recover
+from ode_tasks.presets import load
 from ode_tasks.settings import choose
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ def cubic(t: Tensor, y: Tensor) -> Tensor:
 
 SYSTEM = System("spiral", "$dy/dt = y^3 A$", cubic, radii=(0.8, 1.6), duration=5.0)
 
-PRESETS = presets(SYSTEM, samples=100)
+PRESETS = load("spiral.toml", DynamicsSettings)
 
 
 class Spiral:
     """The task `spiral`."""
+
+    presets = PRESETS
 
     def run(self, config: RunConfig, progress: Progress) -> dict[str, Any]:
         """Train on samples of the spiral and return the metrics."""

@@ -16,14 +16,16 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from ode_core.errors import DataError
+from ode_tasks.data import download
 from ode_tasks.data.images import Images, Split, balanced
-from ode_tasks.torchvision_import import torchvision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from ode_core.protocols import Progress
 
 CLASSES = (
     "airplane",
@@ -39,6 +41,16 @@ CLASSES = (
 )
 _SHAPE = (3, 32, 32)
 _PICKLES = "cifar-10-batches-py"
+ARCHIVE = download.Remote(
+    "CIFAR-10",
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    "cifar-10-python.tar.gz",
+    _PICKLES,
+    md5="c58f30108f718f92721af3b95e74349a",
+    bytes=170_498_071,
+    licence="none is stated; its authors ask to cite Krizhevsky, Learning Multiple Layers of "
+    "Features from Tiny Images, 2009",
+)
 _BATCHES = {
     "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
     "test": ("test_batch",),
@@ -77,20 +89,17 @@ def load(folder: Path, train: int, test: int) -> Split:
     return Split(parts[0], parts[1], CLASSES)
 
 
-def download(folder: Path) -> None:
-    """Fetch the 170 MB archive into `folder` and unpack it, unless its pickles are there.
+def fetch(folder: Path, progress: Progress) -> None:
+    """Fetch the archive into `folder` and unpack it there, unless its pickles are there already.
 
-    Raises DataError where it cannot be fetched.
+    Raises DataError where that cannot be done.
     """
-    if (folder / _PICKLES).is_dir():
-        return
-    try:
-        torchvision.datasets.CIFAR10(str(folder), download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"CIFAR-10 could not be fetched into {folder} ({error}); put cifar-10-python.tar.gz, "
-            f"Parquet files or images there by hand: {_EXPECTED}"
-        ) from None
+    download.fetch(ARCHIVE, folder, progress)
+
+
+def cached() -> Path:
+    """Return the folder that images are fetched into where the user names none."""
+    return download.cache("cifar10")
 
 
 class _Arrays(pickle.Unpickler):
