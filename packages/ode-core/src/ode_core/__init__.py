@@ -20,27 +20,30 @@ if TYPE_CHECKING:
         GradientWarning,
         GraphWarning,
         OdeError,
+        OdeWarning,
         PluginError,
+        PluginWarning,
         PrecisionWarning,
         SolveError,
         UnknownNameError,
         UnsupportedError,
     )
     from ode_core.events import Event, Occurrence
-    from ode_core.hooks import hookimpl
+    from ode_core.hooks import PLUGIN_API, hookimpl
     from ode_core.inputs import Control
     from ode_core.loops.graphs import Graph
     from ode_core.protocols import GradientMethod, Plan, Progress, RunConfig, Solver, Step, Task
     from ode_core.records import (
         CommandRecord,
+        DiagnosticRecord,
         ExecutorRecord,
         GradientRecord,
         ModelRecord,
         SolverRecord,
         TaskRecord,
     )
+    from ode_core.reference import Reference
     from ode_core.registry import (
-        PluginWarning,
         executors,
         gradients,
         models,
@@ -67,13 +70,16 @@ _EXPORTS = {
     "Graph": "loops.graphs",
     "GraphWarning": "errors",
     "OdeError": "errors",
+    "OdeWarning": "errors",
     "PluginError": "errors",
+    "PluginWarning": "errors",
     "PrecisionWarning": "errors",
     "SolveError": "errors",
     "UnknownNameError": "errors",
     "UnsupportedError": "errors",
     "Event": "events",
     "Occurrence": "events",
+    "PLUGIN_API": "hooks",
     "hookimpl": "hooks",
     "Control": "inputs",
     "GradientMethod": "protocols",
@@ -84,12 +90,13 @@ _EXPORTS = {
     "Step": "protocols",
     "Task": "protocols",
     "CommandRecord": "records",
+    "DiagnosticRecord": "records",
     "ExecutorRecord": "records",
     "GradientRecord": "records",
     "ModelRecord": "records",
     "SolverRecord": "records",
     "TaskRecord": "records",
-    "PluginWarning": "registry",
+    "Reference": "reference",
     "executors": "registry",
     "gradients": "registry",
     "models": "registry",
@@ -108,6 +115,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "PLUGIN_API",
     "ArgumentError",
     "CommandRecord",
     "Compile",
@@ -115,6 +123,7 @@ __all__ = [
     "Control",
     "Convergence",
     "DataError",
+    "DiagnosticRecord",
     "Direct",
     "Event",
     "ExecutorRecord",
@@ -127,12 +136,14 @@ __all__ = [
     "ModelRecord",
     "Occurrence",
     "OdeError",
+    "OdeWarning",
     "PIDController",
     "Plan",
     "PluginError",
     "PluginWarning",
     "PrecisionWarning",
     "Progress",
+    "Reference",
     "RunConfig",
     "Solution",
     "SolveError",
