@@ -66,12 +66,6 @@ class Catalogue(Mapping[str, R], Generic[R]):
         its requirements cannot be imported, ArgumentError for an option it does not take.
         """
         record = self[name]
-        if record.missing:
-            raise PluginError(
-                f"the {self.kind} {name!r} needs a package that is not installed: "
-                f"pip install {' '.join(repr(pip) for pip in record.missing)}",
-                record.package,
-            )
         target = load_target(record)
         try:
             inspect.signature(target).bind(**options)
@@ -125,11 +119,19 @@ class Catalogue(Mapping[str, R], Generic[R]):
 
 
 def load_target(record: Record) -> Any:
-    """Import what a record points at; raises PluginError with the cause.
+    """Import what a record points at.
 
+    Raises PluginError with the pip command where it needs a package that is not installed, and with
+    the cause where it cannot be imported.
     A stranger's module is contained: what it prints goes to stderr, what it changes of the process
     is put back and named in a PluginWarning.
     """
+    if record.missing:
+        raise PluginError(
+            f"the {record.kind} {record.name!r} needs a package that is not installed: "
+            f"pip install {' '.join(repr(pip) for pip in record.missing)}",
+            record.package,
+        )
     module, _, path = record.target.partition(":")
     guest = record.package not in SUITE and module not in sys.modules
     with contained() if guest else contextlib.nullcontext(Conduct()) as conduct:

@@ -137,7 +137,8 @@ def guest_error(
     """Return what a guest raised as a trouble; raises it again where it is the user's Ctrl-C."""
     if isinstance(error, KeyboardInterrupt) and conduct.interrupted:
         error.add_note(
-            f"it was importing {package}; if that hangs, set {ENV_BLOCK}={package} or ask ode doctor"
+            f"it was importing {package}; if that hangs, set {ENV_BLOCK}={package}, "
+            "or ask ode doctor"
         )
         raise error
     if isinstance(error, _Rubbish):

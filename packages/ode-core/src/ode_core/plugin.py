@@ -23,6 +23,9 @@ def ode_gradients() -> Iterator[GradientRecord]:
 def ode_commands() -> Iterator[CommandRecord]:
     """Yield the commands that need more than the registry."""
     yield CommandRecord(
+        "list", "ode_core.listing:list_command", "List what is installed, and what failed and why."
+    )
+    yield CommandRecord(
         "check", "ode_core.testing.command:check", "Hold a solver to what the suite demands of one."
     )
     yield CommandRecord(
