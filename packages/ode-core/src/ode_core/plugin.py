@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ode_core.hooks import hookimpl
-from ode_core.records import CommandRecord, GradientRecord
+from ode_core.records import CommandRecord, DiagnosticRecord, GradientRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,4 +31,12 @@ def ode_commands() -> Iterator[CommandRecord]:
     yield CommandRecord(
         "cost", "ode_core.testing.cost:cost", "Count what a solver's steps do besides calling f."
     )
-    yield CommandRecord("doctor", "ode_core.doctor:doctor", "Versions, devices and plugins.")
+    yield CommandRecord(
+        "doctor", "ode_core.doctor:doctor", "Show versions, devices, folders and plugins."
+    )
+
+
+@hookimpl
+def ode_diagnostics() -> Iterator[DiagnosticRecord]:
+    """Yield what torch finds."""
+    yield DiagnosticRecord("devices", "ode_core.devices:devices", "what torch can use")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ode_core.hooks import hookimpl
-from ode_core.records import GradientRecord, SolverRecord
+from ode_core.records import DiagnosticRecord, GradientRecord, SolverRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,3 +161,9 @@ def ode_gradients() -> Iterator[GradientRecord]:
         "steps taken back one by one, for solvers that can",
         exact=True,
     )
+
+
+@hookimpl
+def ode_diagnostics() -> Iterator[DiagnosticRecord]:
+    """Yield which kernels there are here, and why not others."""
+    yield DiagnosticRecord("kernels", "ode_solvers.diagnostics:kernels", "which kernels are used")
