@@ -35,7 +35,7 @@ LONG_SIGNATURES = {
 PROGRAMS = "programs.py"
 # Modules that listing, help and planning go through.
 WITHOUT_TORCH = {
-    "errors", "reference", "records", "hooks", "containment", "discovery", "loading", "catalogue",
+    "errors", "citation", "records", "hooks", "containment", "discovery", "loading", "catalogue",
     "registry", "console", "cli", "listing", "plugin", "doctor", "probe", "folders",
 }  # fmt: skip
 

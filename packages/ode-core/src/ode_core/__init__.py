@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         SolverRecord,
         TaskRecord,
     )
-    from ode_core.reference import Reference
+    from ode_core.citation import Reference
     from ode_core.registry import (
         executors,
         gradients,
@@ -96,7 +96,7 @@ _EXPORTS = {
     "ModelRecord": "records",
     "SolverRecord": "records",
     "TaskRecord": "records",
-    "Reference": "reference",
+    "Reference": "citation",
     "executors": "registry",
     "gradients": "registry",
     "models": "registry",

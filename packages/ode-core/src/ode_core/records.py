@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from ode_core.errors import ArgumentError
-from ode_core.reference import Reference
+from ode_core.citation import Reference
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _COMMAND = re.compile(r"[a-z][a-z0-9_-]*")
