@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ode_core.api import solve
+    from ode_core.citation import Reference
     from ode_core.compiled import Compile
     from ode_core.control import FixedSteps, PIDController
     from ode_core.convergence import Convergence, check_convergence
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
         SolverRecord,
         TaskRecord,
     )
-    from ode_core.citation import Reference
     from ode_core.registry import (
         executors,
         gradients,

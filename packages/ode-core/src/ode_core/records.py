@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from ode_core.errors import ArgumentError
 from ode_core.citation import Reference
+from ode_core.errors import ArgumentError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _COMMAND = re.compile(r"[a-z][a-z0-9_-]*")
