@@ -31,6 +31,13 @@ def ode_commands() -> Iterator[CommandRecord]:
     yield CommandRecord(
         "cost", "ode_core.testing.cost:cost", "Count what a solver's steps do besides calling f."
     )
+    for kind in ("solver", "gradient", "task"):
+        yield CommandRecord(
+            f"new-{kind}",
+            f"ode_core.scaffold:new_{kind}",
+            f"Make a distribution with a {kind} to start from.",
+            requires=(("copier", "ode-core[new]"),),
+        )
     yield CommandRecord(
         "doctor", "ode_core.doctor:doctor", "Show versions, devices, folders and plugins."
     )
