@@ -36,7 +36,8 @@ PROGRAMS = "programs.py"
 # Modules that listing, help and planning go through.
 WITHOUT_TORCH = {
     "errors", "citation", "records", "hooks", "containment", "discovery", "loading", "catalogue",
-    "registry", "console", "cli", "listing", "plugin", "doctor", "probe", "folders",
+    "registry", "console", "cli", "listing", "plugin", "doctor", "probe", "folders", "sources",
+    "cite",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ode_core.citation import Reference
 from ode_core.hooks import hookimpl
 from ode_core.records import CommandRecord, DiagnosticRecord, GradientRecord
 
@@ -15,7 +16,17 @@ if TYPE_CHECKING:
 def ode_gradients() -> Iterator[GradientRecord]:
     """Yield back-propagation through the loop."""
     yield GradientRecord(
-        "direct", "ode_core.direct:Direct", "back-propagation through the solver", exact=True
+        "direct",
+        "ode_core.direct:Direct",
+        "back-propagation through the solver",
+        exact=True,
+        source=Reference(
+            "Kidger, Patrick",
+            2022,
+            "On neural differential equations",
+            "PhD thesis, University of Oxford, section 5.1",
+            arxiv="2202.02435",
+        ),
     )
 
 
@@ -30,6 +41,9 @@ def ode_commands() -> Iterator[CommandRecord]:
     )
     yield CommandRecord(
         "cost", "ode_core.testing.cost:cost", "Count what a solver's steps do besides calling f."
+    )
+    yield CommandRecord(
+        "cite", "ode_core.cite:cite", "Show what to cite for a solver or a gradient method."
     )
     for kind in ("solver", "gradient", "task"):
         yield CommandRecord(
