@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import ode_core
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
     "ode_core": set(),
@@ -163,6 +165,16 @@ def test_habits(path):
             assert node.names[0].name != "*", f"{path.name}:{node.lineno} imports a star"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id != "print", f"{path.name}:{node.lineno} prints"
+
+
+@pytest.mark.parametrize("path", EVERY, ids=IDS)
+def test_every_warning_has_a_category_of_the_suite(path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn":
+            words = [ast.unparse(argument) for argument in node.args[1:]]
+            words += [ast.unparse(k.value) for k in node.keywords if k.arg == "category"]
+            assert words, f"{path.name}:{node.lineno} warns without a category"
+            assert issubclass(getattr(ode_core, words[0]), ode_core.OdeWarning)
 
 
 def test_core_knows_no_solver_but_the_default():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ode_core.direct import Direct
     from ode_core.errors import (
         ArgumentError,
+        CompatibilityWarning,
         DataError,
         GradientWarning,
         GraphWarning,
@@ -65,6 +66,7 @@ _EXPORTS = {
     "check_convergence": "convergence",
     "Direct": "direct",
     "ArgumentError": "errors",
+    "CompatibilityWarning": "errors",
     "DataError": "errors",
     "GradientWarning": "errors",
     "Graph": "loops.graphs",
@@ -118,6 +120,7 @@ __all__ = [
     "PLUGIN_API",
     "ArgumentError",
     "CommandRecord",
+    "CompatibilityWarning",
     "Compile",
     "Compiled",
     "Control",

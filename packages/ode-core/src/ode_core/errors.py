@@ -68,6 +68,10 @@ class GraphWarning(OdeWarning):
     """A solve that was to run as a CUDA graph and could not."""
 
 
+class CompatibilityWarning(OdeWarning):
+    """An argument of another library that has no effect here."""
+
+
 class SolveError(OdeError, RuntimeError):
     """A solve that could not be finished; `solution` holds what was reached, NaN after that."""
 
