@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +55,8 @@ def test_what_cannot_be_cited_says_so(capsys):
     assert main(["cite", "unsung"]) == 0
     REGISTRY.remove("solver", "unsung")
     assert "names no publication" in capsys.readouterr().err
+
+
+def test_the_citation_file_has_the_version_of_the_packages():
+    text = (Path(__file__).parents[2] / "CITATION.cff").read_text()
+    assert f"\nversion: {metadata.version('ode-core')}\n" in text
