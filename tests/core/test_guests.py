@@ -61,6 +61,7 @@ CHANGES = {
     "the environment (HOME)": lambda: os.environ.pop("HOME"),
     "the warning filters": lambda: warnings.simplefilter("error"),
     "the signal handlers (SIGTERM)": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    "the signal handlers (40)": lambda: signal.signal(40, signal.SIG_IGN),
     "sys.excepthook": lambda: setattr(sys, "excepthook", print),
     "sys.stdout": lambda: setattr(sys, "stdout", sys.stderr),
     "the default dtype": lambda: torch.set_default_dtype(torch.float64),
@@ -276,6 +277,22 @@ def test_the_doctor_knows_the_machine_and_hears_every_package(diagnosis):
     assert facts["pulse"] == "steady"
     assert "broken" in facts["broken"]
     assert {r["package"] for r in rows if r.get("status") == "active"} >= {"good-guest", "ode-core"}
+
+
+def test_the_doctors_page_ends_with_what_to_block(capsys, monkeypatch):
+    row = {"kind": "plugin", "name": "x", "version": "1.0", "records": 0, "remedy": ""}
+    rows = [
+        row | {"package": "dies", "status": "failed", "seconds": None, "reason": "it ended"},
+        row | {"package": "raises", "status": "failed", "seconds": 0.1, "reason": "it raised"},
+        row | {"package": "away", "status": "blocked", "seconds": None, "reason": "named"},
+    ]
+    facts = [{"what": "pulse", "value": "steady"}]
+    monkeypatch.setattr("ode_core.doctor.probe", lambda sources, seconds: (rows, facts))
+    assert main(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    assert "steady" in out
+    assert "it ended" in out
+    assert err.startswith("set ODE_PLUGINS_BLOCK=dies:")
 
 
 def test_a_reference_is_words_and_an_entry():

@@ -187,7 +187,7 @@ def _signals() -> PutBack:
         for number in changed:
             if before[number] is not None:
                 signal.signal(number, before[number])
-        names = ", ".join(signal.Signals(number).name for number in changed)
+        names = ", ".join(getattr(number, "name", str(number)) for number in changed)
         return f"the signal handlers ({names})" if changed else ""
 
     return back
