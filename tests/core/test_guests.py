@@ -272,7 +272,7 @@ def test_the_doctor_survives_what_a_process_does_not(diagnosis, name, reason, re
 def test_the_doctor_knows_the_machine_and_hears_every_package(diagnosis):
     rows = json.loads(diagnosis.stdout)
     facts = {row["what"]: row["value"] for row in rows if "what" in row}
-    assert {"python", "torch", "cpu", "C compiler", "C kernel", "Triton"} <= facts.keys()
+    assert {"python", "torch", "cpu", "C compiler", "sums in C", "Triton"} <= facts.keys()
     assert facts["temporary folder"].endswith(", writable")
     assert facts["pulse"] == "steady"
     assert "broken" in facts["broken"]

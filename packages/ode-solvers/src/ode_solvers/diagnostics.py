@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from importlib import metadata
 from pathlib import Path
@@ -14,18 +15,20 @@ from ode_solvers.kernels.build import compiler, library
 
 
 def kernels() -> dict[str, str]:
-    """Return a line each on the C compiler, the C kernel, Triton and the folder of kernels."""
-    made, found = library(), compiler()
-    if made is not None:
-        native = made._name
-    else:
-        native = f"{found} failed; torch makes the sums" if found else "none; torch makes the sums"
+    """Return a line each on the C compiler, what it made, Triton and the folder of kernels."""
     return {
-        "C compiler": found or "none of cc, gcc, clang",
-        "C kernel": native,
+        "C compiler": compiler() or "none of cc, gcc, clang",
+        "sums in C": _built(library()),
+        "stages in C": _built(library("stages.c", ctypes.PyDLL)),
         "Triton": _triton(),
         "kernel cache": writable(Path(platformdirs.user_cache_dir("ode-solvers"))),
     }
+
+
+def _built(made: ctypes.CDLL | None) -> str:
+    if made is not None:
+        return str(made._name)
+    return f"not built by {compiler()}; torch makes them" if compiler() else "torch makes them"
 
 
 def _triton() -> str:

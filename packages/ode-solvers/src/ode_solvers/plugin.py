@@ -65,7 +65,7 @@ _EXTERNAL = (
 def ode_solvers() -> Iterator[SolverRecord]:
     """Yield the solvers of this package."""
     for record in _solvers():
-        yield replace(record, source=SOLVERS[record.name])
+        yield replace(record, source=SOLVERS.get(record.name))
 
 
 def _solvers() -> Iterator[SolverRecord]:
@@ -133,7 +133,7 @@ def _runge_kutta() -> Iterator[SolverRecord]:
 def ode_gradients() -> Iterator[GradientRecord]:
     """Yield the gradient methods beside core's own."""
     for record in _gradients():
-        yield replace(record, source=GRADIENTS[record.name])
+        yield replace(record, source=GRADIENTS.get(record.name))
 
 
 def _gradients() -> Iterator[GradientRecord]:
