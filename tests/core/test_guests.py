@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -224,12 +225,21 @@ def test_an_isolated_plugin_can_be_named_and_its_faults_are_told(tmp_path, monke
         assert "printed 'hi'" in plugin.sentence
 
 
+HANGS = """
+import pathlib, subprocess, time
+child = subprocess.Popen(["sleep", "1000"])
+pathlib.Path(__file__).with_suffix(".pid").write_text(str(child.pid))
+print("waiting", flush=True)
+time.sleep(1000)
+"""
+
+
 @pytest.fixture(scope="module")
 def diagnosis(tmp_path_factory):
     """`ode doctor` beside guests that take their process with them."""
     site = tmp_path_factory.mktemp("site")
     install(site, "rude-dies", "import os\nos._exit(7)")
-    install(site, "rude-hangs", "import time\nprint('waiting', flush=True)\ntime.sleep(1000)")
+    install(site, "rude-hangs", HANGS)
     install(site, "rude-crashes", "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
     install(site, "rude-raises", "raise RuntimeError('on purpose')")
     install(site, "good-guest", (
@@ -249,8 +259,9 @@ def diagnosis(tmp_path_factory):
         "assert 'torch' not in sys.modules\n"
     )
     environment = os.environ | {"PYTHONPATH": path}
-    return subprocess.run([sys.executable, "-c", code, "--json"], env=environment,
+    done = subprocess.run([sys.executable, "-c", code, "--json"], env=environment,
                           capture_output=True, text=True, check=True)  # fmt: skip
+    return json.loads(done.stdout), site
 
 
 @pytest.mark.parametrize(
@@ -263,14 +274,20 @@ def diagnosis(tmp_path_factory):
     ],
 )
 def test_the_doctor_survives_what_a_process_does_not(diagnosis, name, reason, remedy):
-    (row,) = [r for r in json.loads(diagnosis.stdout) if r.get("package") == name]
+    (row,) = [r for r in diagnosis[0] if r.get("package") == name]
     assert row["status"] == "failed"
     assert reason in row["reason"]
     assert remedy in row["remedy"]
 
 
+def test_the_doctor_ends_what_a_hanging_plugin_has_started(diagnosis):
+    child = (diagnosis[1] / "rude_hangs.pid").read_text()
+    state = Path("/proc") / child / "stat"
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 def test_the_doctor_knows_the_machine_and_hears_every_package(diagnosis):
-    rows = json.loads(diagnosis.stdout)
+    rows, _ = diagnosis
     facts = {row["what"]: row["value"] for row in rows if "what" in row}
     assert {"python", "torch", "cpu", "C compiler", "sums in C", "Triton"} <= facts.keys()
     assert facts["temporary folder"].endswith(", writable")
