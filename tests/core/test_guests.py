@@ -21,6 +21,7 @@ from ode_core import (
     PluginError,
     Reference,
     SolverRecord,
+    UnknownNameError,
     discovery,
     hookimpl,
 )
@@ -134,6 +135,16 @@ def test_a_guest_may_ask_the_registry_while_it_is_imported(monkeypatch):
     monkeypatch.setattr(discovery, "find", lambda: sources)
     assert list(made.table("solver")) == ["early", "late"]
     assert seen == ["early"]
+
+
+def test_a_missing_name_says_which_plugins_are_kept_away(monkeypatch):
+    monkeypatch.setenv("ODE_PLUGINS_BLOCK", "guest")
+    with (
+        isolated_registry(module(yielding(record()))) as (plugin,),
+        pytest.raises(UnknownNameError, match="plugins kept away: guest"),
+    ):
+        assert plugin.status == "blocked"
+        ode_core.solvers["mine"]
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,9 @@ class Catalogue(Mapping[str, R], Generic[R]):
         if nearest:
             parts.append("did you mean " + " or ".join(repr(n) for n in nearest))
         parts += [plugin.sentence for plugin in self._registry.plugins if plugin.lost]
-        parts += [
-            f"the plugin {plugin.package} is not loaded ({plugin.cause})"
-            for plugin in self._registry.plugins
-            if plugin.status == BLOCKED
-        ]
+        away = [plugin.package for plugin in self._registry.plugins if plugin.status == BLOCKED]
+        if away:
+            parts.append(f"plugins kept away: {', '.join(away)}, see ode list plugins")
         suggested = _SUGGESTED.get(self.kind)
         if suggested and all(p.package != suggested for p in self._registry.plugins):
             parts.append(f"the suite's own come with: pip install {suggested}")
