@@ -7,6 +7,7 @@ CUDA libraries along.
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import nox
@@ -19,7 +20,17 @@ ROOT = Path(__file__).parent
 PACKAGES = ("ode-core", "ode-solvers", "ode-models", "ode-tasks")
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 PINS = dict(re.findall(r"^(\S+?)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-TEST_NEEDS = ("pytest", "pytest-xdist", "hypothesis", "scipy", "hatchling", "triton", "tensorboard")
+TEST_NEEDS = (
+    "pytest", "pytest-xdist", "hypothesis", "scipy", "hatchling", "triton", "tensorboard", "copier",
+)  # fmt: skip
+WHEEL = ("python", "-m", "build", "--wheel", "-o")
+# A plugin of each kind: what it is called, and what comes after `ode new-`.
+TEMPLATES = {
+    "kutta-three": ("solver",),
+    "ab-two": ("solver", "--stepper"),
+    "solved-again": ("gradient",),
+    "hares": ("task",),
+}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -70,6 +81,31 @@ def package(session: nox.Session) -> None:
     with session.chdir(session.create_tmp()):
         session.run("ode", "list")
         session.run("ode", "run", "spiral", "--preset", "smoke", env=ONE_THREAD)
+
+
+@nox.session
+def template(session: nox.Session) -> None:
+    """Make a plugin of every template, install it beside our wheels, run its tests, find it."""
+    wheels = Path(session.create_tmp()) / "wheels"
+    session.install(*CONSTRAINTS, *pinned("torch"), "build", "pytest")
+    for name in PACKAGES:
+        session.run(*WHEEL, str(wheels), str(ROOT / "packages" / name))
+    found = [str(path) for path in sorted(wheels.glob("ode_*.whl"))]
+    session.install(*CONSTRAINTS, "--force-reinstall", "--no-deps", *found)
+    session.install(*CONSTRAINTS, "ode-tasks", "ode-core[new]", "--find-links", str(wheels))
+    plugins = Path(session.create_tmp()) / "plugins"
+    shutil.rmtree(plugins, ignore_errors=True)
+    plugins.mkdir()
+    with session.chdir(plugins):
+        for name, words in TEMPLATES.items():
+            session.run("pip", "uninstall", "--quiet", "--yes", name)
+            session.run("ode", f"new-{words[0]}", name, *words[1:])
+            session.run(*WHEEL, str(plugins), name)
+        session.install("--no-deps", *(str(path) for path in plugins.glob("*.whl")))
+        for name in TEMPLATES:
+            session.run("pytest", "-q", f"{name}/tests", env=ONE_THREAD)
+        session.run("ode", "benchmark", "--dry-run", "--tasks", "hares", "--solvers",
+                    "kutta_three,ab_two", "--gradients", "solved_again")  # fmt: skip
 
 
 @nox.session

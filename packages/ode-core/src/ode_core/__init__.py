@@ -10,29 +10,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ode_core.api import solve
+    from ode_core.citation import Reference
     from ode_core.compiled import Compile
     from ode_core.control import FixedSteps, PIDController
     from ode_core.convergence import Convergence, check_convergence
     from ode_core.direct import Direct
     from ode_core.errors import (
         ArgumentError,
+        CompatibilityWarning,
         DataError,
         GradientWarning,
         GraphWarning,
         OdeError,
+        OdeWarning,
         PluginError,
+        PluginWarning,
         PrecisionWarning,
         SolveError,
         UnknownNameError,
         UnsupportedError,
     )
     from ode_core.events import Event, Occurrence
-    from ode_core.hooks import hookimpl
+    from ode_core.hooks import PLUGIN_API, hookimpl
     from ode_core.inputs import Control
     from ode_core.loops.graphs import Graph
     from ode_core.protocols import GradientMethod, Plan, Progress, RunConfig, Solver, Step, Task
     from ode_core.records import (
         CommandRecord,
+        DiagnosticRecord,
         ExecutorRecord,
         GradientRecord,
         ModelRecord,
@@ -40,7 +45,6 @@ if TYPE_CHECKING:
         TaskRecord,
     )
     from ode_core.registry import (
-        PluginWarning,
         executors,
         gradients,
         models,
@@ -62,18 +66,22 @@ _EXPORTS = {
     "check_convergence": "convergence",
     "Direct": "direct",
     "ArgumentError": "errors",
+    "CompatibilityWarning": "errors",
     "DataError": "errors",
     "GradientWarning": "errors",
     "Graph": "loops.graphs",
     "GraphWarning": "errors",
     "OdeError": "errors",
+    "OdeWarning": "errors",
     "PluginError": "errors",
+    "PluginWarning": "errors",
     "PrecisionWarning": "errors",
     "SolveError": "errors",
     "UnknownNameError": "errors",
     "UnsupportedError": "errors",
     "Event": "events",
     "Occurrence": "events",
+    "PLUGIN_API": "hooks",
     "hookimpl": "hooks",
     "Control": "inputs",
     "GradientMethod": "protocols",
@@ -84,12 +92,13 @@ _EXPORTS = {
     "Step": "protocols",
     "Task": "protocols",
     "CommandRecord": "records",
+    "DiagnosticRecord": "records",
     "ExecutorRecord": "records",
     "GradientRecord": "records",
     "ModelRecord": "records",
     "SolverRecord": "records",
     "TaskRecord": "records",
-    "PluginWarning": "registry",
+    "Reference": "citation",
     "executors": "registry",
     "gradients": "registry",
     "models": "registry",
@@ -108,13 +117,16 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "PLUGIN_API",
     "ArgumentError",
     "CommandRecord",
+    "CompatibilityWarning",
     "Compile",
     "Compiled",
     "Control",
     "Convergence",
     "DataError",
+    "DiagnosticRecord",
     "Direct",
     "Event",
     "ExecutorRecord",
@@ -127,12 +139,14 @@ __all__ = [
     "ModelRecord",
     "Occurrence",
     "OdeError",
+    "OdeWarning",
     "PIDController",
     "Plan",
     "PluginError",
     "PluginWarning",
     "PrecisionWarning",
     "Progress",
+    "Reference",
     "RunConfig",
     "Solution",
     "SolveError",

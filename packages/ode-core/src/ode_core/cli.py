@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import warnings
@@ -13,13 +12,13 @@ import typer
 import typer.core
 from rich.console import Console
 
-from ode_core import discovery, registry
+from ode_core import discovery, plugin, registry
 from ode_core.console import Output
 from ode_core.errors import ArgumentError, OdeError, UnknownNameError
+from ode_core.records import CommandRecord
 
 BAD_USAGE = 2
 INTERRUPTED = 130
-KINDS = ("solvers", "gradients", "models", "tasks", "executors", "commands", "plugins")
 
 # These may stand anywhere on the line; they are moved to the front before parsing.
 _SWITCHES = ("--json", "--quiet", "--no-plugins", "--debug")
@@ -31,33 +30,40 @@ class _Interrupted(Exception):  # noqa: N818 - not an error
 
 
 class _Group(typer.core.TyperGroup):
-    """Commands of plugins beside the built-in ones; help shows them without importing them."""
+    """The commands that packages register; help shows them without importing them."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise _Interrupted from None
+        except KeyboardInterrupt as interrupt:
+            raise _Interrupted(*getattr(interrupt, "__notes__", ())) from None
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *registry.commands]
+        return list(dict.fromkeys([*_own(), *registry.commands]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        command = super().get_command(ctx, cmd_name)
-        if command is None and cmd_name in registry.commands:
-            help_line = registry.commands[cmd_name].summary
-            return typer.core.TyperCommand(cmd_name, help=help_line, short_help=help_line)
-        return command
+        record = _record(cmd_name)
+        if record is None:
+            return None
+        return typer.core.TyperCommand(cmd_name, help=record.summary, short_help=record.summary)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, command, rest = super().resolve_command(ctx, args)
-        if name in registry.commands and name not in super().list_commands(ctx):
-            command = _loaded(str(name))
-        return name, command, rest
+        name = args[0]
+        record = _record(name) or registry.commands[name]  # which names what was meant
+        return name, _loaded(name, record), args[1:]
 
 
-def _loaded(name: str) -> Any:
-    record = registry.commands[name]
+def _own() -> dict[str, CommandRecord]:
+    return {record.name: record for record in plugin.ode_commands()}
+
+
+def _record(name: str) -> CommandRecord | None:
+    # Core's own are found without a look at any plugin: ode doctor has to work beside one that
+    # ends the process when it is loaded.
+    return _own().get(name) or registry.commands.get(name)
+
+
+def _loaded(name: str, record: CommandRecord) -> Any:
     holder = typer.Typer(add_completion=False, rich_markup_mode=None)
     holder.command(name, help=record.summary)(registry.load_target(record))
     return typer.main.get_command(holder)
@@ -82,8 +88,9 @@ def _root(
     no_plugins: Annotated[
         bool, typer.Option("--no-plugins", help="Load the suite's own packages only.")
     ] = False,
-    plugin: Annotated[
-        list[Path] | None, typer.Option("--plugin", help="Load this Python file as a plugin.")
+    files: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", metavar="FILE", help="Load this Python file as a plugin."),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -91,43 +98,12 @@ def _root(
     # Worker processes inherit these, so that they see the same plugins.
     if no_plugins:
         os.environ[discovery.ENV_ALLOW] = ""
-    if plugin:
-        files = [str(path.resolve()) for path in plugin]
-        os.environ[discovery.ENV_FILES] = os.pathsep.join(files)
-    if no_plugins or plugin:
+        os.environ.pop(discovery.ENV_FILES, None)
+    if files:
+        os.environ[discovery.ENV_FILES] = os.pathsep.join(str(path.resolve()) for path in files)
+    if no_plugins or files:
         registry.REGISTRY.refresh()
     ctx.obj = Output(json=json, quiet=quiet, debug=debug)
-
-
-@app.command("list")
-def list_command(
-    ctx: typer.Context,
-    kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))] = "",
-) -> None:
-    """List what is installed, from which package, and what failed to load and why."""
-    if kind and kind not in KINDS:
-        raise typer.BadParameter(f"{kind!r} is none of {', '.join(KINDS)}")
-    output: Output = ctx.obj
-    wanted = (kind,) if kind else KINDS
-    records = [row for name in wanted if name != "plugins" for row in _record_rows(name)]
-    if output.json or kind != "plugins":
-        rows = records + (registry.plugin_rows() if kind in ("", "plugins") and output.json else [])
-        output.rows(rows, ("kind", "name", "summary", "package", "version", "status", "reason"))
-    if not output.json and kind in ("", "plugins"):
-        output.rows(
-            registry.plugin_rows(), ("kind", "name", "package", "version", "status", "reason")
-        )
-
-
-def _record_rows(kind: str) -> list[dict[str, Any]]:
-    catalogue = getattr(registry, kind)
-    rows = []
-    for name, record in catalogue.items():
-        reason = f"pip install {' '.join(record.missing)}" if record.missing else ""
-        status = "unavailable" if reason else "ok"
-        fields = dataclasses.asdict(record) | {"kind": record.kind, "name": name}
-        rows.append(fields | {"status": status, "reason": reason})
-    return rows
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,8 +114,8 @@ def main(argv: list[str] | None = None) -> int:
         warnings.showwarning = _one_line_warning  # type: ignore[assignment]  # it takes *args
         try:
             return int(app(arguments, standalone_mode=False) or 0)
-        except (_Interrupted, KeyboardInterrupt):
-            _complain("interrupted")
+        except (_Interrupted, KeyboardInterrupt) as interrupt:
+            _complain("; ".join(["interrupted", *map(str, interrupt.args)]))
             return INTERRUPTED
         except OdeError as error:
             if debug:

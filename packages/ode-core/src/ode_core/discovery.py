@@ -1,4 +1,4 @@
-"""Finding plugins and loading them one at a time, so that a broken one costs only itself."""
+"""Finding plugins: what is installed, and what of it is wanted, before anything is imported."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ import importlib.util
 import os
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pluggy
-
-from ode_core import hooks
-from ode_core.records import Record
+from ode_core.containment import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import ModuleType
 
 GROUP = "ode"
 SUITE = ("ode-core", "ode-solvers", "ode-models", "ode-tasks")
@@ -28,6 +24,8 @@ SUITE = ("ode-core", "ode-solvers", "ode-models", "ode-tasks")
 ENV_BLOCK = "ODE_PLUGINS_BLOCK"
 ENV_ALLOW = "ODE_PLUGINS_ALLOW"
 ENV_FILES = "ODE_PLUGIN_FILES"
+
+_SECTION = re.compile(rf"^\s*\[\s*{GROUP}\s*\]", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -38,21 +36,13 @@ class Source:
     version: str
     name: str
     target: str
-    load: Callable[[], ModuleType]
+    load: Callable[[], Any]
     from_file: bool = False
 
-
-@dataclass(frozen=True)
-class Plugin:
-    """What became of one plugin: `status` is active, partial, blocked or failed."""
-
-    package: str
-    version: str
-    name: str
-    target: str
-    status: str
-    records: tuple[Record, ...] = ()
-    cause: str = ""
+    @property
+    def label(self) -> str:
+        """The distribution and its version, as messages name them."""
+        return f"{self.package} {self.version}".strip()
 
 
 def normalise(distribution: str) -> str:
@@ -63,19 +53,59 @@ def normalise(distribution: str) -> str:
 def find() -> list[Source]:
     """List the installed plugins, the suite's own first, and the files named for this process."""
     unique: dict[tuple[str, str, str], Source] = {}
-    for entry in metadata.entry_points(group=GROUP):
-        package = normalise(entry.dist.name) if entry.dist is not None else entry.name
-        version = entry.dist.version if entry.dist is not None else ""
-        # An editable install, or lib beside lib64, may show the same entry point twice.
-        unique[package, entry.name, entry.value] = Source(
-            package, version, entry.name, entry.value, entry.load
-        )
+    for distribution in metadata.distributions():
+        for source in _sources(distribution):
+            # An editable install, or lib beside lib64, may show the same entry point twice; the
+            # one that is first on the path is the one that Python imports.
+            unique.setdefault((source.package, source.name, source.target), source)
     installed = sorted(unique.values(), key=lambda s: (s.package not in SUITE, s.package, s.name))
     return installed + [_file_source(Path(path)) for path in _listed(ENV_FILES, os.pathsep)]
 
 
+def _sources(distribution: metadata.Distribution) -> Iterator[Source]:
+    # One distribution at a time, and the text first: one whose files are damaged would otherwise
+    # end the search for all, and a name is a file to parse, which few of the installed are worth.
+    try:
+        declared = distribution.read_text("entry_points.txt") or ""
+    except (OSError, ValueError):
+        return
+    if not _SECTION.search(declared):
+        return
+    package, version = _identity(distribution)
+    entries: list[metadata.EntryPoint] = []
+    with Attempt() as attempt:
+        entries += distribution.entry_points.select(group=GROUP)
+    if attempt.error:
+        damaged = ValueError(f"its entry_points.txt cannot be read: {describe(attempt.error)}")
+        yield Source(package, version, package, "", _raising(damaged))
+    for entry in entries:
+        yield Source(package, version, entry.name, entry.value, _loading(entry))
+
+
+def _identity(distribution: metadata.Distribution) -> tuple[str, str]:
+    """Return name and version, from the folder's name where there is no metadata to read."""
+    with contextlib.suppress(Exception):  # what is raised differs between versions of Python
+        return normalise(distribution.metadata["Name"]), distribution.version
+    folder = Path(str(getattr(distribution, "_path", "unknown")))
+    name, _, version = folder.stem.partition("-")
+    return normalise(name), version
+
+
+def _loading(entry: metadata.EntryPoint) -> Callable[[], Any]:
+    if entry.pattern.match(entry.value) is None:
+        return _raising(ValueError(f"its entry point reads {entry.value!r}, not 'package.module'"))
+    return entry.load
+
+
+def _raising(error: Exception) -> Callable[[], Any]:
+    def load() -> Any:
+        raise error
+
+    return load
+
+
 def _file_source(path: Path) -> Source:
-    def load() -> ModuleType:
+    def load() -> Any:
         if path.stem in sys.modules:
             return sys.modules[path.stem]
         spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -111,60 +141,9 @@ def blocked(source: Source) -> str:
     return ""
 
 
-def load(source: Source) -> Plugin:
-    """Import one plugin and collect its records; never raises because of what the plugin does."""
-    reason = blocked(source)
-    if reason:
-        return _plugin(source, "blocked", cause=reason)
-    try:
-        # What a plugin prints must not end up in output that programs read.
-        with contextlib.redirect_stdout(sys.stderr):
-            implementations = list(_implementations(source))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a guest must not take the host down
-        return _plugin(source, "failed", cause=describe(error))
-    records: list[Record] = []
-    causes: list[str] = []
-    for hook, implementation in implementations:
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                for record in implementation():
-                    records.append(_stamped(record, hook, source))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above, one hook at a time
-            causes.append(f"{hook}: {describe(error)}")
-    status = "active" if not causes else "partial" if records else "failed"
-    return _plugin(source, status, tuple(records), "; ".join(causes))
-
-
-def _plugin(
-    source: Source, status: str, records: tuple[Record, ...] = (), cause: str = ""
-) -> Plugin:
-    return Plugin(
-        source.package, source.version, source.name, source.target, status, records, cause
-    )
-
-
-def _implementations(source: Source) -> Iterator[tuple[str, Callable[[], Any]]]:
-    # A manager of its own for every plugin: pluggy then names the plugin and the hook that is
-    # wrong, and one plugin's mistake is not another's.
-    manager = pluggy.PluginManager(hooks.PROJECT)
-    manager.add_hookspecs(hooks)
-    manager.register(source.load(), name=source.name)
-    manager.check_pending()
-    for caller in manager.get_hookcallers(manager.get_plugin(source.name)) or []:
-        for implementation in caller.get_hookimpls():
-            yield caller.name, implementation.function
-
-
-def _stamped(record: Any, hook: str, source: Source) -> Record:
-    if not isinstance(record, Record):
-        raise TypeError(f"yielded {record!r:.80}, which is no record")
-    if f"ode_{record.kind}s" != hook:
-        raise TypeError(f"yielded the {record.kind} {record.name!r}, which belongs to another hook")
-    # Provenance is the host's to say, not the plugin's.
-    return replace(record, package=source.package, version=source.version)
-
-
 def describe(error: BaseException) -> str:
     """Return an error as one line: its type and its text."""
-    text = " ".join(str(error).split())
+    text = ""
+    with contextlib.suppress(Exception):  # a guest's error may not even print
+        text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -48,16 +48,28 @@ class UnsupportedError(OdeError):
     """Something that the chosen solver or gradient method cannot do."""
 
 
-class PrecisionWarning(UserWarning):
+class OdeWarning(UserWarning):
+    """Any warning of the suite: one filter for all of them."""
+
+
+class PluginWarning(OdeWarning):
+    """A plugin was lost, misbehaved while it was loaded, or wants a name that is taken."""
+
+
+class PrecisionWarning(OdeWarning):
     """A tolerance, or a step, that the state's dtype cannot hold."""
 
 
-class GradientWarning(UserWarning):
+class GradientWarning(OdeWarning):
     """A gradient that was found to differ from the exact one of the same solve."""
 
 
-class GraphWarning(UserWarning):
+class GraphWarning(OdeWarning):
     """A solve that was to run as a CUDA graph and could not."""
+
+
+class CompatibilityWarning(OdeWarning):
+    """An argument of another library that has no effect here."""
 
 
 class SolveError(OdeError, RuntimeError):

@@ -12,6 +12,9 @@ and that module, which must not import torch, yields records:
     @hookimpl
     def ode_solvers():
         yield SolverRecord("mine", "my_package.mine:make", "one line", order=3, adaptive=False)
+
+A plugin that needs hooks or fields of a later API than 1.0 says so with `ODE_PLUGIN_API = (1, 2)`
+in that module; where the host's is too old it is named and left out.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from ode_core.records import (
         CommandRecord,
+        DiagnosticRecord,
         ExecutorRecord,
         GradientRecord,
         ModelRecord,
@@ -33,6 +37,10 @@ if TYPE_CHECKING:
     )
 
 PROJECT = "ode"
+
+PLUGIN_API = (1, 0)
+"""The number of the plugin API: the second part grows with every addition, the first when something
+that plugins rely on is taken away."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -66,3 +74,8 @@ def ode_executors() -> Iterable[ExecutorRecord]:  # type: ignore[empty-body]
 @hookspec
 def ode_commands() -> Iterable[CommandRecord]:  # type: ignore[empty-body]
     """Yield subcommands of `ode`."""
+
+
+@hookspec
+def ode_diagnostics() -> Iterable[DiagnosticRecord]:  # type: ignore[empty-body]
+    """Yield what this package has to say to `ode doctor` about where it runs."""

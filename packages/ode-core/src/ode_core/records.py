@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
+from ode_core.citation import Reference
 from ode_core.errors import ArgumentError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_COMMAND = re.compile(r"[a-z][a-z0-9_-]*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
@@ -22,10 +24,12 @@ class Record:
 
     `target` is `"package.module:callable"`; `create` calls it with the user's options.
     `requires` maps a module that must be importable to the pip requirement that brings it.
+    `source` is the publication that a user should cite.
     `package` and `version` are stamped by the host, whatever the plugin writes there.
     """
 
     kind: ClassVar[str] = ""
+    _pattern: ClassVar[re.Pattern[str]] = _NAME
 
     name: str
     target: str
@@ -33,9 +37,10 @@ class Record:
     package: str = field(default="", kw_only=True)
     version: str = field(default="", kw_only=True)
     requires: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)
+    source: Reference | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
+        if not (isinstance(self.name, str) and self._pattern.fullmatch(self.name)):
             raise ArgumentError(
                 f"the name {self.name!r} is not usable: lower-case letters, digits and "
                 "underscores, a letter first"
@@ -44,11 +49,41 @@ class Record:
             raise ArgumentError(
                 f"the target {self.target!r} of {self.name!r} should read 'package.module:callable'"
             )
+        # Listing, planning and messages rely on them, long after the plugin was loaded.
+        for member in fields(self):
+            value = getattr(self, member.name)
+            if not _of_type(value, str(member.type)):
+                raise ArgumentError(
+                    f"{member.name}={value!r:.60} of the {self.kind} {self.name!r} should be "
+                    f"{_TYPES[str(member.type)][1]}"
+                )
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Return the pip requirements of modules that are not installed."""
         return tuple(pip for module, pip in self.requires if not _found(module))
+
+
+def _pairs(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(pair, tuple) and [type(part) for part in pair] == [str, str] for pair in value
+    )
+
+
+_TYPES = {
+    "str": (str, "a text"),
+    "bool": (bool, "True or False"),
+    "int": (int, "a whole number"),
+    "Reference | None": (Reference | None, "a Reference"),
+    "tuple[tuple[str, str], ...]": (tuple, "pairs such as (('scipy', 'scipy>=1.11'),)"),
+}
+
+
+def _of_type(value: Any, declared: str) -> bool:
+    if declared not in _TYPES:  # a field that a plugin's own kind of record adds
+        return True
+    expected = _TYPES[declared][0]
+    return _pairs(value) if expected is tuple else isinstance(value, expected)
 
 
 def _found(module: str) -> bool:
@@ -131,6 +166,14 @@ class CommandRecord(Record):
     """A subcommand of `ode`; `summary` is its help line and `target` a function for typer."""
 
     kind: ClassVar[str] = "command"
+    _pattern: ClassVar[re.Pattern[str]] = _COMMAND
+
+
+@dataclass(frozen=True)
+class DiagnosticRecord(Record):
+    """What a package tells `ode doctor`; `target()` returns a mapping from what to how it is."""
+
+    kind: ClassVar[str] = "diagnostic"
 
 
 RECORD_TYPES: dict[str, type[Record]] = {
@@ -142,5 +185,6 @@ RECORD_TYPES: dict[str, type[Record]] = {
         TaskRecord,
         ExecutorRecord,
         CommandRecord,
+        DiagnosticRecord,
     )
 }

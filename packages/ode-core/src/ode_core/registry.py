@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Generic, TypeVar, cast
+from typing import Any
 
 from ode_core import discovery
-from ode_core.discovery import SUITE, Plugin
-from ode_core.errors import ArgumentError, PluginError, UnknownNameError
+from ode_core.catalogue import Catalogue, load_target
+from ode_core.discovery import SUITE, Source
+from ode_core.errors import ArgumentError, PluginWarning
+from ode_core.loading import Plugin, Trouble, load
 from ode_core.records import (
     RECORD_TYPES,
     CommandRecord,
@@ -24,27 +25,34 @@ from ode_core.records import (
     TaskRecord,
 )
 
-R = TypeVar("R", bound=Record)
+__all__ = [
+    "HERE",
+    "REGISTRY",
+    "Catalogue",
+    "PluginWarning",
+    "Registry",
+    "commands",
+    "executors",
+    "gradients",
+    "load_target",
+    "models",
+    "plugin_rows",
+    "register",
+    "solvers",
+    "tasks",
+]
 
 HERE = "registered here"
-_SUGGESTED = {
-    "solver": "ode-solvers",
-    "gradient": "ode-solvers",
-    "model": "ode-models",
-    "task": "ode-tasks",
-    "executor": "ode-tasks",
-}
-
-
-class PluginWarning(UserWarning):
-    """A plugin was lost, or a name that it wants is taken."""
 
 
 class Registry:
     """Every record of every plugin, loaded at the first question and kept."""
 
     def __init__(self) -> None:
+        self._find: Callable[[], list[Source]] | None = None
+        self._lock = threading.RLock()
         self._plugins: tuple[Plugin, ...] | None = None
+        self._loading: list[Plugin] | None = None
         self._added: list[Record] = []
         self._tables: dict[str, dict[str, Record]] = {}
 
@@ -52,16 +60,40 @@ class Registry:
     def plugins(self) -> tuple[Plugin, ...]:
         """What became of every plugin, the suite's own first."""
         if self._plugins is None:
-            self._plugins = tuple(discovery.load(source) for source in discovery.find())
-            for plugin in self._plugins:
-                if plugin.status in ("failed", "partial"):
-                    warnings.warn(lost(plugin), PluginWarning, stacklevel=3)
+            with self._lock:
+                if self._plugins is None:
+                    return self._load()
+        return self._plugins
+
+    def _load(self) -> tuple[Plugin, ...]:
+        if self._loading is not None:  # a plugin asks while it is imported
+            return tuple(self._loading)
+        self._loading = []
+        try:
+            for source in (self._find or discovery.find)():
+                self._loading.append(load(source))
+            self._plugins = tuple(_without_the_suites_names(self._loading))
+        finally:
+            self._loading = None
+        for plugin in self._plugins:
+            if plugin.sentence:
+                warnings.warn(plugin.sentence, PluginWarning, stacklevel=4)
         return self._plugins
 
     def refresh(self) -> None:
         """Forget what was found, so that a package installed since is seen."""
         self._plugins = None
         self._tables = {}
+
+    @contextmanager
+    def isolated(self, find: Callable[[], list[Source]]) -> Iterator[None]:
+        """Hold what `find` lists and nothing else; afterwards everything is as it was."""
+        kept = (self._find, self._plugins, self._added, self._tables)
+        self._find, self._plugins, self._added, self._tables = find, None, [], {}
+        try:
+            yield
+        finally:
+            self._find, self._plugins, self._added, self._tables = kept
 
     def add(self, record: Record, *, overwrite: bool = False) -> None:
         """Register a record from a running program; raises ArgumentError for a taken name."""
@@ -89,7 +121,10 @@ class Registry:
         """Return name → record of one kind; contested names appear as `package:name` only."""
         if kind not in self._tables:
             records = [r for p in self.plugins for r in p.records] + self._added
-            self._tables[kind] = _resolve([r for r in records if r.kind == kind])
+            table = _resolve([r for r in records if r.kind == kind])
+            if self._plugins is None:  # not all of them are there yet
+                return table
+            self._tables[kind] = table
         return self._tables[kind]
 
     def qualified(self, kind: str, package: str, name: str) -> Record | None:
@@ -112,132 +147,26 @@ def _resolve(records: list[Record]) -> dict[str, Record]:
         winner = own[0] if own else candidates[0] if len(candidates) == 1 else None
         if winner is not None:
             table[name] = winner
-        for record in candidates:
-            if record is winner:
-                continue
-            table[f"{record.package}:{name}"] = record
-            if own:
-                warnings.warn(
-                    f"{record.package} registers the {record.kind} {name!r}, a name of the suite; "
-                    f"it is reachable as '{record.package}:{name}'",
-                    PluginWarning,
-                    stacklevel=4,
-                )
+        table |= {f"{r.package}:{name}": r for r in candidates if r is not winner}
     return dict(sorted(table.items()))
 
 
-def lost(plugin: Plugin) -> str:
-    """Return one sentence on a plugin that failed: who, why, and the way out."""
-    what = "could not be loaded" if plugin.status == "failed" else "was loaded in part"
-    version = f" {plugin.version}" if plugin.version else ""
-    return (
-        f"the plugin {plugin.package}{version} {what} ({plugin.cause}); mend or uninstall it, "
-        f"or set {discovery.ENV_BLOCK}={plugin.package}"
-    )
-
-
-class Catalogue(Mapping[str, R], Generic[R]):
-    """A read-only mapping from registered names to records of one kind."""
-
-    def __init__(self, registry: Registry, record_type: type[R]) -> None:
-        self._registry = registry
-        self._type = record_type
-        self._shared: dict[str, tuple[R, Any]] = {}
-
-    @property
-    def kind(self) -> str:
-        """What the records are: solver, gradient, model, task, executor or command."""
-        return self._type.kind
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._registry.table(self.kind))
-
-    def __len__(self) -> int:
-        return len(self._registry.table(self.kind))
-
-    def __getitem__(self, name: str) -> R:
-        record = self._registry.table(self.kind).get(name)
-        if record is None and ":" in name:
-            package, _, short = name.partition(":")
-            record = self._registry.qualified(self.kind, package, short)
-        if record is None:
-            raise self._unknown(name)
-        return cast("R", record)
-
-    def create(self, name: str, **options: Any) -> Any:
-        """Import the record's target and call it with the options.
-
-        Raises UnknownNameError for a name nobody registers, PluginError where the target or one of
-        its requirements cannot be imported, ArgumentError for an option it does not take.
-        """
-        record = self[name]
-        if record.missing:
-            raise PluginError(
-                f"the {self.kind} {name!r} needs a package that is not installed: "
-                f"pip install {' '.join(repr(pip) for pip in record.missing)}",
-                record.package,
-            )
-        target = load_target(record)
-        try:
-            inspect.signature(target).bind(**options)
-        except TypeError as error:
-            accepted = ", ".join(inspect.signature(target).parameters) or "no options"
-            raise ArgumentError(
-                f"the {self.kind} {name!r} cannot be made with {sorted(options)}: {error}; "
-                f"it takes {accepted}"
-            ) from None
-        except ValueError:  # a callable written in C has no signature to ask
-            pass
-        return target(**options)
-
-    def shared(self, name: str) -> Any:
-        """Return what `create(name)` makes, the same object as long as the record is the same.
-
-        For solvers and gradient methods, which never change after construction. Raises what
-        `create` raises.
-        """
-        record = self[name]
-        known = self._shared.get(name)
-        if known is None or known[0] is not record:
-            known = self._shared[name] = (record, self.create(name))
-        return known[1]
-
-    def _unknown(self, name: str) -> UnknownNameError:
-        contested = [n for n in self if n.endswith(f":{name}")]
-        if contested:
-            return UnknownNameError(
-                f"several packages register the {self.kind} {name!r}; say which: "
-                + " or ".join(contested),
-                name,
-                contested,
-            )
-        nearest = difflib.get_close_matches(str(name), list(self), n=3, cutoff=0.5)
-        parts = [f"no {self.kind} is named {name!r}"]
-        if nearest:
-            parts.append("did you mean " + " or ".join(repr(n) for n in nearest))
-        parts += [lost(p) for p in self._registry.plugins if p.status in ("failed", "partial")]
-        suggested = _SUGGESTED.get(self.kind)
-        if suggested and all(p.package != suggested for p in self._registry.plugins):
-            parts.append(f"the suite's own come with: pip install {suggested}")
-        elif len(self):
-            parts.append("installed: " + ", ".join(self))
-        return UnknownNameError("; ".join(parts), name, nearest)
-
-
-def load_target(record: Record) -> Any:
-    """Import what a record points at; raises PluginError with the cause."""
-    module, _, path = record.target.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        raise PluginError(
-            f"the {record.kind} {record.name!r} of {record.package} could not be imported from "
-            f"{record.target} ({discovery.describe(error)})",
-            record.package,
-        ) from error
-    return found
+def _without_the_suites_names(plugins: list[Plugin]) -> Iterator[Plugin]:
+    """Yield the plugins, each with the names of the suite that it wants among its troubles."""
+    own = {(r.kind, r.name) for p in plugins if p.package in SUITE for r in p.records}
+    for plugin in plugins:
+        wanted = [r for r in plugin.records if (r.kind, r.name) in own]
+        if plugin.package in SUITE or not wanted:
+            yield plugin
+            continue
+        names = ", ".join(f"{r.kind} {r.name!r}" for r in wanted)
+        reachable = ", ".join(repr(f"{r.package}:{r.name}") for r in wanted)
+        yours = "names" if len(wanted) > 1 else "a name"
+        trouble = Trouble(
+            f"it registers the {names}, {yours} of the suite, and is reachable as {reachable}",
+            "have it choose names of its own",
+        )
+        yield replace(plugin, troubles=(*plugin.troubles, trouble))
 
 
 REGISTRY = Registry()
@@ -270,6 +199,7 @@ def plugin_rows() -> list[dict[str, Any]]:
             "status": plugin.status,
             "records": len(plugin.records),
             "reason": plugin.cause,
+            "remedy": ", ".join(trouble.remedy for trouble in plugin.troubles if trouble.remedy),
         }
         for plugin in REGISTRY.plugins
     ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ode_core.hooks import hookimpl
-from ode_core.records import GradientRecord, SolverRecord
+from ode_core.records import DiagnosticRecord, GradientRecord, SolverRecord
+from ode_solvers.sources import GRADIENTS, SOLVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +64,11 @@ _EXTERNAL = (
 @hookimpl
 def ode_solvers() -> Iterator[SolverRecord]:
     """Yield the solvers of this package."""
+    for record in _solvers():
+        yield replace(record, source=SOLVERS.get(record.name))
+
+
+def _solvers() -> Iterator[SolverRecord]:
     yield from _runge_kutta()
     for name, target, summary in _MECHANICS:
         yield SolverRecord(
@@ -125,6 +132,11 @@ def _runge_kutta() -> Iterator[SolverRecord]:
 @hookimpl
 def ode_gradients() -> Iterator[GradientRecord]:
     """Yield the gradient methods beside core's own."""
+    for record in _gradients():
+        yield replace(record, source=GRADIENTS.get(record.name))
+
+
+def _gradients() -> Iterator[GradientRecord]:
     yield GradientRecord(
         "adjoint",
         "ode_solvers.gradients.adjoint:Adjoint",
@@ -161,3 +173,9 @@ def ode_gradients() -> Iterator[GradientRecord]:
         "steps taken back one by one, for solvers that can",
         exact=True,
     )
+
+
+@hookimpl
+def ode_diagnostics() -> Iterator[DiagnosticRecord]:
+    """Yield which kernels there are here, and why not others."""
+    yield DiagnosticRecord("kernels", "ode_solvers.diagnostics:kernels", "which kernels are used")

@@ -12,19 +12,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ode_core.testing.checks import CHECKS
     from ode_core.testing.decorator import conformance
+    from ode_core.testing.isolated import isolated_registry
     from ode_core.testing.results import TIERS, Check, CheckResult
     from ode_core.testing.runner import check_solver
 
 _EXPORTS = {
     "CHECKS": "checks",
     "conformance": "decorator",
+    "isolated_registry": "isolated",
     "TIERS": "results",
     "Check": "results",
     "CheckResult": "results",
     "check_solver": "runner",
 }
 
-__all__ = ["CHECKS", "TIERS", "Check", "CheckResult", "check_solver", "conformance"]
+__all__ = [
+    "CHECKS",
+    "TIERS",
+    "Check",
+    "CheckResult",
+    "check_solver",
+    "conformance",
+    "isolated_registry",
+]
 
 
 def __getattr__(name: str) -> Any:

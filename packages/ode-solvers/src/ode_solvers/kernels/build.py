@@ -35,19 +35,24 @@ def library(source: str = "native.c", kind: type[ctypes.CDLL] = ctypes.CDLL) -> 
     The work is done once a process, and once a machine: the result lies in the user's cache folder,
     named by what it was made from.
     """
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), "")
-    if not compiler:
+    found = compiler()
+    if not found:
         return None
     path = Path(__file__).with_name(source)
     capability = torch.backends.cpu.get_cpu_capability()
     flags = (*_FLAGS, *_LATER, *_CAPABLE.get(capability, ()))
-    made_from = (path.read_bytes(), compiler, flags, platform.machine())
+    made_from = (path.read_bytes(), found, flags, platform.machine())
     key = hashlib.sha256(repr(made_from).encode()).hexdigest()
     for folder in (Path(platformdirs.user_cache_dir("ode-solvers")), Path(tempfile.gettempdir())):
-        made = _made(folder / f"{path.stem}-{key[:16]}.so", [compiler, *flags, str(path)], kind)
+        made = _made(folder / f"{path.stem}-{key[:16]}.so", [found, *flags, str(path)], kind)
         if made is not None:
             return made
     return None
+
+
+def compiler() -> str:
+    """Return the path of the C compiler, or an empty text where there is none."""
+    return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), "")
 
 
 def _made(target: Path, command: list[str], kind: type[ctypes.CDLL]) -> ctypes.CDLL | None:

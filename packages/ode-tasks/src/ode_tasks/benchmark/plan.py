@@ -137,10 +137,10 @@ def _unfit(task: TaskRecord, solver: SolverRecord) -> str:
 
 def _lost_plugins(selection: Selection) -> Iterator[Planned]:
     for plugin in registry.REGISTRY.plugins:
-        if plugin.status in ("failed", "partial"):
+        if plugin.lost:
             name = f"{plugin.package} {plugin.version}".strip()
             cell = Cell("", "", "", "", selection.preset, packages=(("plugin", name),))
-            yield Planned(cell, PLUGIN_FAILED, registry.lost(plugin))
+            yield Planned(cell, PLUGIN_FAILED, plugin.sentence)
 
 
 def _names(catalogue: Catalogue[R], wanted: Sequence[str]) -> list[str]:

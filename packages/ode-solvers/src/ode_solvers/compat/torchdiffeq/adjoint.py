@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ode_core import ArgumentError, FixedSteps, PIDController, Plan, Tolerance
+from ode_core import (
+    ArgumentError,
+    CompatibilityWarning,
+    FixedSteps,
+    PIDController,
+    Plan,
+    Tolerance,
+)
 from ode_core.protocols import Controller
 from ode_solvers.compat.torchdiffeq.call import Call, callbacks_of
 from ode_solvers.compat.torchdiffeq.crossing import until_event
@@ -216,6 +223,7 @@ def _parameters(
         warnings.warn(
             "adjoint_params that require no gradient take no part in the backward solve, nor in "
             "its norm",
+            CompatibilityWarning,
             stacklevel=3,
         )
     return needed

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ode_core import GradientMethod, Solution, SolveError, Tolerance, solve
+from ode_core import (
+    CompatibilityWarning,
+    GradientMethod,
+    Solution,
+    SolveError,
+    Tolerance,
+    solve,
+)
 from ode_solvers.compat.torchdiffeq.errors import IntegrationError
 from ode_solvers.compat.torchdiffeq.methods import GIVEN, Method, method_named
 from ode_solvers.compat.torchdiffeq.norms import UserTolerance, state_norm
@@ -51,7 +58,9 @@ class Call:
             name for name in NAMES if hasattr(func, name) and name not in chosen.callbacks
         )
         if lost:
-            warnings.warn(f"{chosen.name} never calls {', '.join(lost)}", stacklevel=3)
+            warnings.warn(
+                f"{chosen.name} never calls {', '.join(lost)}", CompatibilityWarning, stacklevel=3
+            )
         times = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
         state = promoted(y0)
         return cls(func, state, times, *tolerances, chosen, options, Shape.of(state))

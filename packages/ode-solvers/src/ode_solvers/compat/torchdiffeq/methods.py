@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ode_core import ArgumentError, Solver, solvers
+from ode_core import ArgumentError, CompatibilityWarning, Solver, solvers
 
 _LIMITS = frozenset(("min_step", "max_step"))
 _CHOSEN = _LIMITS | frozenset(
@@ -65,12 +65,14 @@ class Method:
             warnings.warn(
                 f"{self.name} ignores the unexpected options {unknown}; it takes "
                 f"{sorted(self.options)}",
+                CompatibilityWarning,
                 stacklevel=4,
             )
         if "max_iters" in options and "max_iters" in self.options:
             warnings.warn(
                 f"max_iters has no effect on {self.name}: Newton's method goes on until it has "
                 "converged, and Adams-Moulton corrects once",
+                CompatibilityWarning,
                 stacklevel=4,
             )
 
