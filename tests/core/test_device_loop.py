@@ -110,7 +110,7 @@ def test_failures_are_the_same(f, options, match):
     assert messages[0][0] == messages[1][0] == messages[2][0]
     assert messages[1] == messages[2]
     # Towards a jump that nobody knows of, the last bits decide how often a step is halved.
-    assert all(abs(a - b) <= 5 for a, b in zip(messages[0][1:], messages[1][1:], strict=True))
+    assert all(abs(a - b) <= 12 for a, b in zip(messages[0][1:], messages[1][1:], strict=True))
 
 
 def test_a_solve_goes_on_from_where_the_device_left_off():
