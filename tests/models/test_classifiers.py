@@ -15,9 +15,9 @@ CLASSIFIERS = [n for n, r in ode_core.models.items() if r.fits == "classificatio
 
 
 def made(name, **options):
-    solves = ode_core.models[name].solves
-    return ode_core.models.create(name, **({} if not solves else options), channels=3, classes=5,
-                                  width=8)  # fmt: skip
+    if not ode_core.models[name].solves:
+        options = {key: value for key, value in options.items() if key == "blocks"}
+    return ode_core.models.create(name, channels=3, classes=5, width=8, **options)
 
 
 def test_the_registry_yields_the_studys_models_and_the_control():
@@ -63,17 +63,18 @@ def test_one_euler_step_is_one_residual_block():
 
 def test_one_euler_step_of_the_odenet_is_the_resnet_of_one_block():
     ode = ODENet(3, 5, 8, solver="euler", dt=1.0)
-    residual = ResNet(3, 5, 8, blocks=1)
+    residual = ResNet(3, 5, 8, blocks=(1,))
     residual.stem.load_state_dict(ode.stem.state_dict())
     residual.head.load_state_dict(ode.head.state_dict())
     # The time is the last channel and is 0 at the step's start: without it nothing is lost.
     field = {
-        name: p[:, :8] if p.dim() == 4 else p for name, p in ode.block.field.state_dict().items()
+        name: p[:, :8] if p.dim() == 4 else p
+        for name, p in ode.blocks[0].field.state_dict().items()
     }
     residual.blocks[0].field.load_state_dict(field)
     images = torch.randn(2, 3, 16, 16)
     assert torch.allclose(ode(images), residual(images), atol=1e-5)
-    assert ode.block.stats.f_calls == 1
+    assert ode.blocks[0].stats.f_calls == 1
 
 
 def test_stem_and_head_are_the_same_in_all_three():
@@ -88,5 +89,22 @@ def test_stem_and_head_are_the_same_in_all_three():
 
 def test_width_and_blocks_set_the_size():
     count = lambda model: sum(p.numel() for p in model.parameters())
-    assert count(ResNet(3, 10, 8, blocks=2)) < count(ResNet(3, 10, 8)) < count(ResNet(3, 10, 16))
+    assert count(ResNet(3, 10, 8, blocks=(2,))) < count(ResNet(3, 10, 8)) < count(ResNet(3, 10, 16))
     assert count(ODENet(3, 10, 16)) > 3 * count(ODENet(3, 10, 8))
+
+
+@pytest.mark.parametrize("name", ["odenet", "resnet", "no_block"])
+def test_every_next_stage_is_twice_as_wide_at_half_the_size(name):
+    shapes = []
+    model = made(name, solver="euler", dt=1.0, blocks=(1, 2, 1))
+    for layer in [model.stem, *model.blocks]:
+        layer.register_forward_hook(lambda layer, y, out: shapes.append(tuple(out.shape[1:])))
+    assert model(torch.randn(2, 3, 16, 16)).shape == (2, 5)
+    sizes = [(8, 16, 16), (16, 8, 8), (32, 4, 4)]
+    assert list(dict.fromkeys(shapes)) == sizes
+    assert len(shapes) == (3 if name == "no_block" else 7)
+
+
+def test_more_stages_than_resolutions_are_refused():
+    with pytest.raises(ode_core.ArgumentError, match="got 4 stages"):
+        made("resnet", blocks=(1, 1, 1, 1))
