@@ -9,9 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from ode_core.errors import ArgumentError
+from ode_core.registry import models
 from ode_tasks import measure
 from ode_tasks.data.images import Images, Normalise, balanced, crop, flip
+from ode_tasks.finer import finer
 from ode_tasks.gradients.probe import Probe
+from ode_tasks.networks import gradient_columns, size_columns
 from ode_tasks.settings import Settings, build, direct_twin, solving
 from ode_tasks.torchvision_import import torchmetrics
 from ode_tasks.train import fit, loader, make_fabric
@@ -38,7 +41,8 @@ class ImageSettings(Settings):
     momentum; `crop` is by how many pixels an image may be moved, `flip` whether half of them are
     mirrored. `validation_images` of those to train on are held out and scored after each epoch;
     with `patience`, training stops after so many epochs without a better accuracy on them.
-    `channels_last` is the memory layout of images and filters.
+    `channels_last` is the memory layout of images and filters. A network has blocks at so many
+    `stages`: `blocks` ODEs at each, or `residual_blocks` where it solves nothing.
     """
 
     train_images: int
@@ -47,6 +51,10 @@ class ImageSettings(Settings):
     weight_decay: float = 5e-4
     crop: int = 0
     flip: bool = False
+    label_smoothing: float = 0.0
+    stages: int = 1
+    blocks: int = 1
+    residual_blocks: int = 6
     validation_images: int = 0
     patience: int = 0
     channels_last: bool = False
@@ -54,8 +62,9 @@ class ImageSettings(Settings):
     def __post_init__(self) -> None:
         """Raise ArgumentError for settings that leave nothing to train, to choose or to test on."""
         super().__post_init__()
-        least = dict.fromkeys(("train_images", "test_images"), 1)
-        for name, lowest in (least | dict.fromkeys(("crop", "validation_images"), 0)).items():
+        counted = ("train_images", "test_images", "stages", "blocks", "residual_blocks")
+        least = dict.fromkeys(counted, 1) | dict.fromkeys(("crop", "validation_images"), 0)
+        for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise ArgumentError(
                     f"{name} is {getattr(self, name)}; it is a whole number from {lowest}"
@@ -70,6 +79,20 @@ class ImageSettings(Settings):
                 "patience stops by the score of images that are neither trained nor tested on; "
                 "hold some out with --set validation_images=..., or leave patience at 0"
             )
+        if not 0 <= self.label_smoothing < 1:
+            raise ArgumentError(
+                f"label_smoothing is {self.label_smoothing}; it is a number from 0 and below 1"
+            )
+
+    def size(self, config: RunConfig, data: Split) -> dict[str, Any]:
+        """Return what a model for these images is made with."""
+        count = self.blocks if models[config.model].solves else self.residual_blocks
+        return {
+            "channels": data.train.pixels.shape[1],
+            "classes": len(data.classes),
+            "width": self.width,
+            "blocks": (count,) * self.stages,
+        }
 
 
 def classify(
@@ -79,15 +102,17 @@ def classify(
     fabric = make_fabric(config.device, settings.precision)
     train, held = _hold_out(data.train, settings.validation_images)
     prepare = _Prepare(Normalise.of(train), settings.channels_last)
-    size = {
-        "channels": train.pixels.shape[1],
-        "classes": len(data.classes),
-        "width": settings.width,
-    }
+    size = settings.size(config, data)
     model: Any = build(config, settings, **size)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     parts = {"validation": held, "test": data.test} if len(held.labels) else {"test": data.test}
+    scores = _Scores(
+        {name: loader(part, 2 * settings.batch) for name, part in parts.items()},
+        prepare,
+        len(data.classes),
+        fabric,
+    )
     trained = fit(
         model,
         loader(train, settings.batch, seed=config.seed),
@@ -99,12 +124,7 @@ def classify(
             weight_decay=settings.weight_decay,
         ),
         schedule=settings.schedule(patience=settings.patience or None, watch="validation_score"),
-        evaluate=_Scores(
-            {name: loader(part, 2 * settings.batch) for name, part in parts.items()},
-            prepare,
-            len(data.classes),
-            fabric,
-        ),
+        evaluate=scores,
         fabric=fabric,
         progress=progress,
         config=config,
@@ -112,6 +132,12 @@ def classify(
     pixels, labels = fabric.to_device(tuple(part[: settings.batch] for part in train))
     images = prepare(pixels)
     used = trained.row
+    twin = direct_twin(config, settings, model, **size)
+
+    def loss(net: nn.Module) -> Tensor:
+        with fabric.autocast():
+            return F.cross_entropy(net(images), labels)
+
     return {
         **solving(config, settings),
         "loss": used["test_loss"],
@@ -122,12 +148,10 @@ def classify(
         "solver_error": measure.solver_error(
             model, prepare(fabric.to_device(data.test.pixels[:_ERROR_IMAGES]))
         ),
-        **measure.memory_columns(
-            model,
-            direct_twin(config, settings, model, **size),
-            lambda net: F.cross_entropy(net(images), labels),
-            inputs=(images, labels),
-        ),
+        **measure.memory_columns(model, twin, loss, inputs=(images, labels)),
+        **gradient_columns(model, twin, loss),
+        **size_columns(model, images[:_ERROR_IMAGES]),
+        "finer": scores.finer(model),
         "train_images": len(train.labels),
         "validation_images": len(held.labels),
         "test_images": len(data.test.labels),
@@ -149,11 +173,7 @@ def probe(config: RunConfig, settings: ImageSettings, data: Split) -> Probe:
     images, labels = Normalise.of(data.train)(batch[0]), batch[1]
     return Probe(
         settings,
-        {
-            "channels": images.shape[1],
-            "classes": len(data.classes),
-            "width": settings.width,
-        },
+        settings.size(config, data),
         lambda net: F.cross_entropy(net(images), labels),
         (images, labels),
     )
@@ -183,7 +203,8 @@ class _Loss:
     prepare: _Prepare
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(model(self.prepare(batch[0], self.settings)), batch[1])
+        logits = model(self.prepare(batch[0], self.settings))
+        return F.cross_entropy(logits, batch[1], label_smoothing=self.settings.label_smoothing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,3 +232,8 @@ class _Scores:
             accuracy.update(logits, labels)
             loss.update(float(F.cross_entropy(logits, labels)), len(labels))
         return float(accuracy.compute()), float(loss.compute())
+
+    @torch.no_grad()
+    def finer(self, model: nn.Module) -> dict[str, float | None]:
+        """Return the test accuracy with the model's blocks solved otherwise than in training."""
+        return finer(model.eval(), lambda net: self._score(net, self.parts["test"])[0])

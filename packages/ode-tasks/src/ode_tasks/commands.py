@@ -1,8 +1,7 @@
-"""`ode run` and `ode study`."""
+"""`ode run`, and the options that it shares with `ode study`."""
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from signal import SIGINT
 from typing import Annotated, Any
@@ -13,33 +12,18 @@ from ode_core.console import Output
 from ode_core.errors import ArgumentError, OdeError
 from ode_core.protocols import RunConfig
 from ode_core.registry import models, tasks
-from ode_tasks import devices, report
+from ode_tasks import devices
 from ode_tasks.progress import shown
 from ode_tasks.record import CHECKPOINT, LOG, require_tensorboard
 from ode_tasks.run import METRICS, execute, plain
 from ode_tasks.settings import listed, pairs
 from ode_tasks.stopping import stoppable
-from ode_tasks.study import cells, run_cell
 
 _INTERRUPTED = 130
 _DEFAULT_SOLVER, _DEFAULT_GRADIENT = "dopri5", "direct"
 
 # What a table need not say: it is short, says only what went well, and `--json` has the rest.
 _HIDDEN = ("status", "reason", "date", "machine", "threads", "higher_is_better", "out", "data")
-
-_STUDY_COLUMNS = (
-    "cell",
-    "score_name",
-    "score",
-    "loss",
-    "f_forward",
-    "f_backward",
-    "memory_bytes",
-    "memory_bytes_direct",
-    "seconds",
-    "status",
-    "reason",
-)
 
 # The options that both commands have.
 Preset = Annotated[str, typer.Option(help="smoke, quick or full: how long to train on how much.")]
@@ -182,52 +166,3 @@ def _print(row: dict[str, Any], output: Output) -> None:
         ),
         ("metric", "value"),
     )
-
-
-def study(
-    ctx: typer.Context,
-    task: Annotated[str, typer.Argument(help="cifar10, digits, glucose, linear or spiral.")],
-    *,
-    out: Annotated[Path, typer.Option(help="One folder for each run, and the report.")],
-    preset: Preset = "quick",
-    data: Data = None,
-    set_: Set = None,
-    device: Device = "cpu",
-    seed: Seed = 0,
-) -> None:
-    """Run the study's experiments on one task and report; goes on where it was stopped."""
-    output: Output = ctx.obj
-    settings = pairs(set_ or ())
-    base = RunConfig(
-        task,
-        "",
-        "",
-        "",
-        preset=preset,
-        seed=seed,
-        device=device,
-        data=data,
-        settings=settings,
-        checkpoint=True,
-        resume=True,
-    )
-    rows: list[dict[str, Any]] = []
-    try:
-        for cell in cells(task):
-            row = run_cell(cell, base, out, progress=functools.partial(shown, output))
-            if row is None:
-                output.note(f"{cell.name}: kept, {out / cell.name} holds a finished run")
-            else:
-                rows.append({"cell": cell.name, **plain(row)})
-                output.note(f"{cell.name}: {_outcome(row)}")
-    except KeyboardInterrupt:
-        output.note(f"ode: interrupted; finished runs are kept in {out}, the same command goes on")
-        raise typer.Exit(_INTERRUPTED) from None
-    output.rows(rows, _STUDY_COLUMNS)
-    report.write(out, output)
-
-
-def _outcome(row: dict[str, Any]) -> str:
-    if row["status"] != "ok":
-        return f"{row['status']}: {row['reason']}"
-    return f"{row['score_name']} {row['score']:.4g} in {row['seconds']:.0f} s"

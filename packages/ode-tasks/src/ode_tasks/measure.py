@@ -7,8 +7,10 @@ import importlib.metadata
 import math
 import os
 import platform
+import subprocess
 import weakref
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -230,6 +232,27 @@ def machine(device: str) -> str:
     if device.partition(":")[0] == "cuda" and torch.cuda.is_available():
         name += f", {torch.cuda.get_device_name(device)}"
     return name
+
+
+def commit() -> str | None:
+    """Return the commit that this code was checked out at, None where it is no checkout.
+
+    "-dirty" is appended where files that are tracked differ from it.
+    """
+    here = Path(__file__).resolve().parent
+    found = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        tracked = subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__],
+            capture_output=True,
+            check=False,
+        )
+        if tracked.returncode != 0:  # installed below somebody else's repository
+            return None
+        done = subprocess.run(found, capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:

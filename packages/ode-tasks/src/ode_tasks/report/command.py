@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ode_tasks.report.rows import read
-from ode_tasks.report.study import COLUMNS, study
+from ode_tasks.report.sections import sections
 from ode_tasks.report.writer import write
 
 if TYPE_CHECKING:
@@ -19,15 +19,15 @@ def report(
     ctx: typer.Context,
     directory: Annotated[Path, typer.Argument(help="A folder that runs or a benchmark wrote to.")],
 ) -> None:
-    """Write tables, plots and a page of the results in a folder, and show the study's table."""
+    """Write tables, plots and a page of the results in a folder, and show what they say."""
     output: Output = ctx.obj
     written = write(directory, output)
     if output.json:
         output.rows([{"file": str(path), "status": "ok", "reason": ""} for path in written], ())
         return
-    table = study(read(directory).results)
-    if table is not None:
-        output.rows(table.rows, COLUMNS, table.title)
-        for note in table.notes:
-            output.note(note)
+    for section in sections(read(directory).results):
+        for table in section.tables:
+            output.rows(table.rows, table.columns, table.title)
+            for note in table.notes:
+                output.note(note)
     output.rows([{"written": str(path)} for path in written], ("written",))

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ode_tasks.report.forecasts import Forecasts
-    from ode_tasks.report.plots import Plot
     from ode_tasks.report.rows import Found
-    from ode_tasks.report.study import Study
+    from ode_tasks.report.section import Plot, Section
 
 _PICTURES_A_TASK = 4
 _STATUS_ORDER = (OK, "failed", "timeout", "crashed", "plugin_failed", "skipped")
@@ -63,12 +61,7 @@ _ALWAYS = ("task", "solver", "status", "score", "solver_error", "f_forward", "se
 
 
 def page(
-    directory: Path,
-    found: Found,
-    study: Study | None,
-    *,
-    forecasts: Sequence[Forecasts],
-    plots: Sequence[Plot],
+    directory: Path, found: Found, sections: Sequence[Section], plots: Sequence[Plot]
 ) -> str:
     """Return the whole page as text."""
     environment = Environment(
@@ -81,19 +74,26 @@ def page(
     results = found.results
     columns = _columns(results)
     return environment.get_template("page.html.jinja").render(
-        title=f"ODE results: {directory.resolve().name}",
+        title=_title(directory, found.made),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         counts=_counts(results),
         facts=_facts(results),
+        command=found.made.get("command") or "",
+        commits=", ".join(found.made.get("commits") or ()),
         tasks=[_best(task, results) for task in _tasks(results)],
-        study=study,
-        forecasts=forecasts,
+        tables=[table for section in sections for table in section.tables],
         figures=[_figures(task, results, plots) for task in _tasks(results)],
         problems=found.problems,
         columns=columns,
         rows=[_row(result, columns) for result in results],
         shown_tasks=_tasks(results),
     )
+
+
+def _title(directory: Path, made: dict[str, Any]) -> str:
+    if made:
+        return f"The study on {made.get('task')}, preset {made.get('preset')}"
+    return f"ODE results: {directory.resolve().name}"
 
 
 def _tasks(results: Sequence[Result]) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from ode_tasks.report.rows import Result, scientific
+from ode_tasks.report.section import Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
 _SIZE, _DOTS_PER_INCH = (6.0, 4.0), 140
 _MARKED_EPOCHS = 15
 _LEGEND_LINES = 16
+BANDS = " A line is the mean of its seeds, its band their range."
 
 # Told apart by people who see colours differently (Okabe and Ito 2008), then some more.
-_COLOURS = (
+COLOURS = (
     "#0072b2",
     "#d55e00",
     "#009e73",
@@ -38,16 +41,6 @@ _COLOURS = (
 _MARKERS = "osD^v<>PhXpd"
 
 Styles = dict[str, dict[str, Any]]
-
-
-class Plot(NamedTuple):
-    """A finished plot: its file's name, the task it belongs to, what it shows, and the image."""
-
-    name: str
-    task: str
-    caption: str
-    png: bytes
-    broad: bool = False
 
 
 def plots(results: Sequence[Result]) -> list[Plot]:
@@ -71,7 +64,8 @@ def plots(results: Sequence[Result]) -> list[Plot]:
 def labels(results: Sequence[Result]) -> list[str]:
     """Return the shortest text for each result that tells it from the others.
 
-    That is the solver, or the model where it solves nothing, and whatever else differs.
+    That is the name of a study's cell; else the solver, or the model where it solves nothing, and
+    whatever else differs.
     """
     solving = [r for r in results if r.get("solver")]
     several = [n for n in ("gradient", "device") if len({r.get(n) for r in solving}) > 1]
@@ -82,6 +76,9 @@ def labels(results: Sequence[Result]) -> list[str]:
         steps.setdefault(result.get("solver"), set()).add(_step(result))
     texts = []
     for result in results:
+        if result.get("study_cell"):
+            texts.append(str(result.get("study_cell")))
+            continue
         solver = result.get("solver")
         words = [str(result.get("model"))] if not solver or named else []
         if solver:
@@ -115,8 +112,8 @@ def _styles(lines: _Lines) -> Styles:
     return {
         # Once around the colours, markers go on by one, so that no pair comes twice too soon.
         text: {
-            "color": _COLOURS[i % len(_COLOURS)],
-            "marker": _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)],
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": _MARKERS[(i + i // len(COLOURS)) % len(_MARKERS)],
         }
         for i, text in enumerate(texts)
     }
@@ -140,7 +137,7 @@ def _error_against_evaluations(axes: Axes, lines: _Lines, styles: Styles) -> str
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     _widen(axes)
-    _finish(axes)
+    finish(axes)
     caption = "Lower and further left is better. Evaluations are means over the last epoch."
     return caption * drawn
 
@@ -160,7 +157,7 @@ def _widen(axes: Axes) -> None:
 def _training_loss(axes: Axes, lines: _Lines, styles: Styles) -> str:
     drawn = _curves(axes, lines, styles, "train_loss")
     axes.set(ylabel="training loss", title=f"{_of(lines)}: training loss")
-    return "The loss on the training part after each epoch." * drawn
+    return f"The loss on the training part after each epoch.{BANDS}" * drawn
 
 
 def _test_score(axes: Axes, lines: _Lines, styles: Styles) -> str:
@@ -169,7 +166,8 @@ def _test_score(axes: Axes, lines: _Lines, styles: Styles) -> str:
     score = score.replace("_", " ")
     higher = next((r.get("higher_is_better") for _, r in lines), None)
     axes.set(ylabel=score, title=f"{_of(lines)}: {score} after each epoch")
-    return f"The {score} after each epoch; {'higher' if higher else 'lower'} is better." * drawn
+    better = "higher" if higher else "lower"
+    return f"The {score} after each epoch; {better} is better.{BANDS}" * drawn
 
 
 _KINDS: dict[str, Callable[[Axes, _Lines, Styles], str]] = {
@@ -186,25 +184,52 @@ def _of(lines: _Lines) -> str:
 
 def _curves(axes: Axes, lines: _Lines, styles: Styles, column: str) -> bool:
     """Draw a column of the histories over epochs; return whether there was anything to draw."""
-    values: list[float] = []
+    of_label: dict[str, list[Result]] = {}
     for text, result in lines:
-        history = [row for row in result.get("history") or () if row.get(column) is not None]
-        if not history:
-            continue
-        values += [row[column] for row in history]
-        style = styles[text] | ({} if len(history) <= _MARKED_EPOCHS else {"marker": ""})
-        epochs = [row["epoch"] for row in history]
-        axes.plot(epochs, [row[column] for row in history], ms=5, lw=1.6, label=text, **style)
+        of_label.setdefault(text, []).append(result)
+    drawn = [curve(axes, runs, column, label=t, **styles[t]) for t, runs in of_label.items()]
+    finish_curves(axes, [value for values in drawn for value in values])
+    return any(drawn)
+
+
+def curve(
+    axes: Axes, runs: Sequence[Result], column: str, *, label: str, **style: Any
+) -> list[float]:
+    """Draw the mean over runs of a column of their histories, and their range as a band.
+
+    Return the values that were drawn. An epoch that not all runs have reached is a mean of those
+    that have.
+    """
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        for row in run.get("history") or ():
+            if row.get(column) is not None:
+                values.setdefault(int(row["epoch"]), []).append(row[column])
+    if not values:
+        return []
+    epochs = sorted(values)
+    if len(epochs) > _MARKED_EPOCHS:
+        style["marker"] = ""
+    means = [fmean(values[epoch]) for epoch in epochs]
+    axes.plot(epochs, means, ms=5, lw=1.6, label=label, **style)
+    low, high = ([choose(values[epoch]) for epoch in epochs] for choose in (min, max))
+    if low != high:
+        axes.fill_between(epochs, low, high, color=style.get("color"), alpha=0.18, lw=0)
+    return [*low, *high]
+
+
+def finish_curves(axes: Axes, values: Sequence[float]) -> None:
+    """Give axes of curves their scale, their ticks and their legend."""
     if values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
-    last = max((row["epoch"] for _, r in lines for row in r.get("history") or ()), default=1)
-    axes.set(xlabel="epoch", xlim=(0.5, last + 0.5))
+    last = max((x for line in axes.get_lines() for x in line.get_xdata()), default=1)
+    axes.set(xlabel="epoch", xlim=(0.5, float(last) + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _finish(axes)
-    return bool(values)
+    finish(axes)
 
 
-def _finish(axes: Axes) -> None:
+def finish(axes: Axes) -> None:
+    """Give axes their legend, beside them, and their grid."""
     handles, texts = axes.get_legend_handles_labels()
     unique = dict(zip(texts, handles, strict=True))  # several seeds are one entry
     if unique:

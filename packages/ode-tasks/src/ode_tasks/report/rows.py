@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ode_tasks.benchmark.cell import Row
 
 METRICS = "metrics.json"
+STUDY = "study.json"
+_DEEP = 2  # a study's runs lie in CELL/seed-N
 
 _TEXT, _REAL, _WHOLE, _YES_NO = "string", "float64", "Int64", "boolean"
 
@@ -106,10 +109,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds: the results in their order, and a sentence on each file left out."""
+    """What a folder holds: the results in their order, and a sentence on each file left out.
+
+    `made` is what the study that was made there says of itself, empty where there was none.
+    """
 
     results: list[Result] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    made: Row = field(default_factory=dict)
 
 
 def read(directory: Path) -> Found:
@@ -119,14 +126,17 @@ def read(directory: Path) -> Found:
     """
     if not directory.is_dir():
         raise DataError(f"there is no folder {directory}; ode report takes one with results")
-    found = Found()
+    found = Found(made=_study(directory))
     for path, folder in _files(directory):
         try:
             row = load(path)
         except DataError as error:
             found.problems.append(str(error))
             continue
-        row.setdefault("cell", path.parent.relative_to(directory).as_posix())
+        place = path.parent.relative_to(directory)
+        row.setdefault("cell", place.as_posix())
+        if found.made and len(place.parts) == _DEEP:
+            row["study_cell"] = place.parts[0]
         found.results.append(Result(row, path.relative_to(directory), folder))
     found.results.sort(key=lambda result: [_rank(result.get(name)) for name in _ORDER])
     if not found.results:
@@ -136,6 +146,14 @@ def read(directory: Path) -> Found:
             + "; ode benchmark --out FOLDER and ode run TASK --out FOLDER make some"
         )
     return found
+
+
+def _study(directory: Path) -> Row:
+    try:
+        made: Row = json.loads((directory / STUDY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return made
 
 
 def _files(directory: Path) -> Iterator[tuple[Path, Path]]:

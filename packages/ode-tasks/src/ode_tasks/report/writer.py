@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ode_core.errors import DataError
-from ode_tasks.report.forecasts import forecasts
 from ode_tasks.report.page import page
 from ode_tasks.report.plots import plots
 from ode_tasks.report.rows import histories, read, table
-from ode_tasks.report.study import study
+from ode_tasks.report.sections import sections
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,24 +32,23 @@ def write(directory: Path, output: Output) -> list[Path]:
     no results, where the folder cannot be written to, or where one of the report's names is taken.
     """
     found = read(directory)
-    drawn = plots(found.results)
-    forecast = forecasts(found.results)
-    for compared in forecast:
-        drawn += [compared.plot] if compared.plot is not None else []
-        found.problems.extend(compared.problems)
+    made = sections(found.results)
+    found.problems.extend(problem for section in made for problem in section.problems)
+    drawn = {plot.name: plot for plot in plots(found.results)}
+    drawn |= {plot.name: plot for section in made for plot in section.plots}
     for problem in found.problems:
         output.note(f"left out: {problem}")
-    methods = study(found.results)
     results = table(found.results)
     files = {
         "results.csv": results.to_csv(index=False).encode(),
         "results.parquet": _parquet(results),
         "history.parquet": _parquet(histories(found.results)),
-        **{f"{PLOTS}/{plot.name}": plot.png for plot in drawn},
+        **{f"{PLOTS}/{name}": plot.png for name, plot in drawn.items()},
     }
-    if methods is not None:
-        files["study.md"] = methods.markdown().encode()
-    files["index.html"] = page(directory, found, methods, forecasts=forecast, plots=drawn).encode()
+    tables = [table.markdown() for section in made for table in section.tables]
+    if tables:
+        files["study.md"] = "\n".join(tables).encode()
+    files["index.html"] = page(directory, found, made, list(drawn.values())).encode()
     try:
         _replace(directory, files)
     except OSError as error:
