@@ -239,17 +239,15 @@ def commit() -> str | None:
 
     "-dirty" is appended where files that are tracked differ from it.
     """
-    here = Path(__file__).resolve().parent
-    found = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    here = str(Path(__file__).resolve().parent)
+    # An installed copy may lie below somebody else's repository.
+    tracked = ("ls-files", "--error-unmatch", __file__)
+    described = ("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     try:
-        tracked = subprocess.run(
-            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__],
-            capture_output=True,
-            check=False,
+        _, done = (
+            subprocess.run(["git", "-C", here, *words], capture_output=True, check=True, text=True)
+            for words in (tracked, described)
         )
-        if tracked.returncode != 0:  # installed below somebody else's repository
-            return None
-        done = subprocess.run(found, capture_output=True, check=True, text=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip() or None

@@ -72,7 +72,9 @@ def ode_commands() -> Iterable[CommandRecord]:
     """Yield what this package adds to `ode`."""
     yield CommandRecord("run", "ode_tasks.commands:run", "Train and score one model on one task.")
     yield CommandRecord(
-        "study", "ode_tasks.study_command:study", "Run the study's experiments on one task and report."
+        "study",
+        "ode_tasks.study_command:study",
+        "Run the study's experiments on one task and report.",
     )
     yield CommandRecord(
         "benchmark",

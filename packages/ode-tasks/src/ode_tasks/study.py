@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ode_core.errors import ArgumentError, SolveError
 from ode_tasks import measure
 from ode_tasks.experiments import study_of
-from ode_tasks.record import CHECKPOINT
+from ode_tasks.record import CHECKPOINT, LOG
 from ode_tasks.run import METRICS, describe, execute, write
 from ode_tasks.train import TrainingError
 
@@ -55,7 +55,12 @@ def prepare(base: RunConfig, out: Path, seeds: int) -> None:
         "data": None if base.data is None else str(base.data),
         "settings": dict(base.settings),
     }
-    made = {**shared, "command": command(base, out, seeds), "commits": [], "seeds": seeds}
+    made: dict[str, Any] = {
+        **shared,
+        "command": command(base, out, seeds),
+        "commits": [],
+        "seeds": seeds,
+    }
     if path.exists():
         made |= {"commits": [], **_read(path)}
         other = [f"{name} {made[name]!r}" for name in _SAME if made[name] != shared[name]]
@@ -123,9 +128,18 @@ def run_once(
         with progress(f"{config.out.parent.name}, seed {config.seed}") as bar:
             return execute(config, bar)
     except (SolveError, TrainingError) as error:
-        row = {**describe(config), "status": "failed", "reason": str(error)}
+        failed = {"status": "failed", "reason": str(error), "history": _epochs(config.out)}
+        row = {**describe(config), **failed}
         write(config.out / METRICS, row)
         return row
+
+
+def _epochs(out: Path) -> list[dict[str, Any]]:
+    """Return the epochs that a run had behind it, from its log."""
+    path = out / LOG
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if row["kind"] == "epoch"]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _plot(of_set: Set, methods: dict[str, dict[str, Group]]) -> Plot:
     for axes, (name, by) in zip(panels, methods.items(), strict=False):
         for gradient, style in _STYLES.items():
             if gradient in by:
-                runs = by[gradient].finished
+                runs = by[gradient].runs  # those that broke down as far as they came
                 values += curve(axes, runs, "train_loss", label=gradient, **style)
         axes.set_title(name)
     for number, axes in enumerate(panels):

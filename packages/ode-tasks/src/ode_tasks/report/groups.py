@@ -103,15 +103,15 @@ def sets(results: Sequence[Result]) -> list[Set]:
 
     The groups of a study are in the order of its cells.
     """
-    found: dict[tuple[str, ...], dict[tuple[str, ...], dict[Any, Result]]] = {}
+    found: dict[tuple[str, ...], dict[tuple[str, ...], dict[float, Result]]] = {}
     for result in sorted(results, key=lambda result: str(result.get("date") or "")):
         groups = found.setdefault(_key(result, _SHARED), {})
-        groups.setdefault(_own(result), {})[result.get("seed")] = result
+        groups.setdefault(_own(result), {})[result.number("seed") or 0.0] = result
     made = []
-    for shared, groups in found.items():
-        of_seeds = [Group(tuple(runs[s] for s in sorted(runs, key=str))) for runs in groups.values()]
+    for (task, preset, *_), groups in found.items():
+        of_seeds = [Group(tuple(runs[s] for s in sorted(runs))) for runs in groups.values()]
         of_seeds.sort(key=_place)
-        made.append(Set(shared[0], shared[1], tuple(of_seeds)))
+        made.append(Set(task, preset, tuple(of_seeds)))
     return made
 
 

@@ -77,9 +77,7 @@ def sections(results: Sequence[Result]) -> list[Section]:
 def chosen(of_set: Set, method: Method, gradient: str) -> Group | None:
     """Return the runs of a method by a gradient, those of most seeds where there are several."""
     fitting = [
-        group
-        for group in of_set.groups
-        if group.get("gradient") == gradient and _is(method, group)
+        group for group in of_set.groups if group.get("gradient") == gradient and _is(method, group)
     ]
     return max(fitting, key=lambda group: len(group.finished), default=None)
 

@@ -60,9 +60,7 @@ _COLUMNS = (
 _ALWAYS = ("task", "solver", "status", "score", "solver_error", "f_forward", "seconds")
 
 
-def page(
-    directory: Path, found: Found, sections: Sequence[Section], plots: Sequence[Plot]
-) -> str:
+def page(directory: Path, found: Found, sections: Sequence[Section], plots: Sequence[Plot]) -> str:
     """Return the whole page as text."""
     environment = Environment(
         loader=PackageLoader("ode_tasks.report", "."),

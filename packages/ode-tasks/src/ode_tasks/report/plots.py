@@ -222,8 +222,8 @@ def finish_curves(axes: Axes, values: Sequence[float]) -> None:
     """Give axes of curves their scale, their ticks and their legend."""
     if values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
-    last = max((x for line in axes.get_lines() for x in line.get_xdata()), default=1)
-    axes.set(xlabel="epoch", xlim=(0.5, float(last) + 0.5))
+    axes.set(xlabel="epoch")
+    axes.set_xlim(0.5, axes.dataLim.x1 + 0.5 if axes.has_data() else 1.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     finish(axes)
 
