@@ -48,10 +48,34 @@ def test_the_task_trains_on_a_folder(folder):
     assert (metrics["f_forward"], metrics["dt"]) == (1.0, 1.0)
 
 
-def test_quick_is_the_studys_size():
-    quick = PRESETS["quick"]
-    assert (quick.train_images, quick.test_images, quick.epochs) == (5_000, 1_000, 2)
-    assert {preset.dt for preset in PRESETS.values()} == {1.0}
+def test_full_is_made_for_93_percent():
+    full = PRESETS["full"]
+    assert (full.train_images, full.test_images, full.validation_images) == (50_000, 10_000, 0)
+    assert full.blocks == full.residual_blocks  # the same depth
+    assert (full.precision, full.channels_last, full.cosine) == ("bf16-mixed", True, True)
+    assert (full.crop, full.flip, full.label_smoothing) == (4, True, 0.1)
+
+
+def test_the_code_of_full_runs_on_a_few_images(folder):
+    sizes = {"train_images": 30, "validation_images": 20, "test_images": 10, "batch": 10}
+    settings = {"width": "8", "epochs": "1"} | {name: str(size) for name, size in sizes.items()}
+    rows = {}
+    for model, solver in (("odenet", "rk4"), ("resnet", ""), ("no_block", "")):
+        gradient = "direct" if solver else ""
+        dt = 0.5 if solver else None
+        run = RunConfig(
+            "cifar10", model, solver, gradient, dt=dt, preset="full", data=folder, settings=settings
+        )
+        rows[model] = Cifar10().run(run, Silent())
+    ode, residual, none = rows.values()
+    assert (ode["ode_blocks"], ode["f_forward"]) == (6, 6 * 2 * 4)
+    assert ode["ode_share"] >= 0.5
+    assert residual["parameters"] == pytest.approx(ode["parameters"], rel=0.05)
+    assert none["parameters"] < 0.5 * ode["parameters"]
+    assert ode["flops"] > 6 * residual["flops"] > 6 * none["flops"]
+    assert set(ode["finer"]) == {"euler_1", "euler_4", "dopri5_1e-5"}
+    assert all(0 <= score <= 1 for score in ode["finer"].values())
+    assert residual["finer"] == {}
 
 
 def test_a_negative_number_of_images_is_refused():

@@ -7,8 +7,7 @@ import json
 import pytest
 
 from ode_core.cli import main
-from ode_tasks import commands, study
-from ode_tasks.train import TrainingError
+from ode_tasks import commands
 
 TINY = [
     "--set",
@@ -109,82 +108,3 @@ def test_an_interrupted_run_is_one_sentence_and_130(capsys, monkeypatch):
     err = capsys.readouterr().err
     assert err.startswith("ode: interrupted; the run of digits is not finished")
     assert err.count("\n") == 1
-
-
-STUDY = ["study", "digits", "--preset", "smoke", *TINY]
-NAMES = ["dopri5_1e-3", "dopri5_1e-1", "rk4", "midpoint", "euler", "resnet"]
-
-
-def test_a_study_runs_its_cells_goes_on_and_reports(capsys, tmp_path, monkeypatch):
-    reported = []
-    monkeypatch.setattr(commands.report, "write", lambda out, output: reported.append(out))
-    assert main([*STUDY, "--json", "--out", str(tmp_path)]) == 0
-    rows = {row["cell"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(rows) == NAMES
-    assert reported == [tmp_path]
-    assert [rows[name]["rtol"] for name in NAMES[:3]] == [1e-3, 1e-1, None]
-    assert [(rows[n]["f_forward"], rows[n]["f_backward"]) for n in NAMES[2:5]] == [
-        (4, 4),
-        (2, 2),
-        (1, 1),
-    ]
-    assert {rows[name]["gradient"] for name in NAMES[:5]} == {"adjoint"}
-    stored = {name: (tmp_path / name / "metrics.json").stat().st_mtime_ns for name in NAMES}
-
-    (tmp_path / "rk4" / "metrics.json").unlink()
-    assert main([*STUDY, "--json", "--out", str(tmp_path)]) == 0
-    captured = capsys.readouterr()
-    assert [row["cell"] for row in json.loads(captured.out)] == ["rk4"]
-    assert captured.err.count("kept") == 5
-    for name in NAMES:
-        again = (tmp_path / name / "metrics.json").stat().st_mtime_ns
-        assert (again == stored[name]) == (name != "rk4")
-
-
-def test_a_study_that_is_interrupted_says_how_to_go_on(capsys, tmp_path, monkeypatch):
-    done = []
-
-    def execute(config, progress):
-        if done:
-            raise KeyboardInterrupt
-        done.append(config.out.name)
-        return {"status": "ok", "score_name": "accuracy", "score": 0.5, "seconds": 1.0}
-
-    monkeypatch.setattr(study, "execute", execute)
-    assert main([*STUDY, "--out", str(tmp_path)]) == 130
-    err = capsys.readouterr().err
-    assert "the same command goes on" in err
-    assert "Traceback" not in err
-    assert done == ["dopri5_1e-3"]
-
-
-def test_a_cell_that_diverges_is_a_row_and_the_others_go_on(capsys, tmp_path, monkeypatch):
-    def execute(config, progress):
-        if config.solver == "euler":
-            raise TrainingError("the loss is nan")
-        return {"status": "ok", "score_name": "accuracy", "score": 0.5, "seconds": 1.0}
-
-    monkeypatch.setattr(study, "execute", execute)
-    monkeypatch.setattr(commands.report, "write", lambda out, output: None)
-    assert main([*STUDY, "--json", "--out", str(tmp_path)]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["status"] for row in rows] == ["ok"] * 4 + ["failed", "ok"]
-    stored = json.loads((tmp_path / "euler/metrics.json").read_text())
-    assert (stored["status"], stored["reason"]) == ("failed", "the loss is nan")
-    assert stored["date"]
-
-
-def test_a_task_without_a_study_says_which_have_one(monkeypatch):
-    monkeypatch.delitem(study.CELLS, "digits")
-    with pytest.raises(
-        study.ArgumentError, match="no experiment on 'digits'; it has those on cifar10"
-    ):
-        study.cells("digits")
-
-
-@pytest.mark.parametrize(
-    ("task", "names"),
-    [("glucose", ["latent_ode", "gru"]), ("linear", ["neural_ode"]), ("spiral", ["neural_ode"])],
-)
-def test_the_other_tasks_cells(task, names):
-    assert [cell.name for cell in study.cells(task)] == names

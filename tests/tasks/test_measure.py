@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -182,3 +183,13 @@ def test_checkpoint_holds_a_state_a_step():
     block = Block(Decay(), solver="euler", gradient="checkpoint", dt=0.25)
     memory = measure.memory(block, lambda: block(y0).sum(), [y0])
     assert memory == (4 * 8 * 4 * FLOAT, measure.HELD)
+
+
+def test_the_commit_is_that_of_this_checkout_and_none_of_an_installed_copy(monkeypatch, tmp_path):
+    found = measure.commit()
+    checkout = (Path(__file__).parents[2] / ".git").exists()
+    assert (found is not None) == checkout
+    copy = tmp_path / "measure.py"
+    copy.write_text("")
+    monkeypatch.setattr(measure, "__file__", str(copy))
+    assert measure.commit() is None

@@ -1,4 +1,4 @@
-"""The study's table: which runs it takes, its numbers, and what it says about them."""
+"""What a page shows of a study: which runs it takes, its numbers, and what it says of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from ode_core.cli import main
-from ode_tasks.report.forecasts import forecasts
+from ode_tasks.report import forecasts
 from ode_tasks.report.plots import labels
 from ode_tasks.report.rows import Result
-from ode_tasks.report.study import study
+from ode_tasks.report.sections import sections
 from ode_tasks.run import write
 
 RUNS = {
@@ -62,32 +62,50 @@ def results():
     return [*reversed(runs), control]
 
 
+def table(results, title="what the study's methods cost"):
+    (found,) = (t for s in sections(results) for t in s.tables if t.title.endswith(title))
+    return found
+
+
+def by_method(results, gradient="adjoint"):
+    return {r["method"]: r for r in table(results).rows if r["gradient"] == gradient}
+
+
 def test_the_table_stands_beside_the_studys_figures(results):
-    table = study(results)
-    rows = {row["method"]: row for row in table.rows}
-    assert list(rows) == [*RUNS, "ResNet"]
-    theirs = [(r["memory, study"], r["forward, study"], r["backward, study"]) for r in table.rows]
+    rows = by_method(results)
+    assert list(rows) == list(RUNS)
+    theirs = [
+        (r["memory, study"], r["forward, study"], r["backward, study"]) for r in rows.values()
+    ]
     assert theirs == [
         ("3060 MB", "21", "24"),
         ("2534 MB", "17", "15"),
         ("1701 MB", "4", "5"),
         ("1598 MB", "2", "3"),
         ("1367 MB", "1", "2"),
-        ("", "", ""),
     ]
-    ours = [(r["forward here"], r["backward here"]) for r in table.rows]
-    assert ours == [("26.5", "24.25"), ("14", "14.5"), ("4", "4"), ("2", "2"), ("1", "1"), ("", "")]
-    assert rows["rk4"]["memory here"] == "5 MiB"
-    assert rows["rk4"]["memory by direct"] == "9 MiB"
-    assert (rows["rk4"]["loss"], rows["rk4"]["accuracy"]) == ("1.250", "43.2%")
-    assert rows["ResNet"]["accuracy"] == "50.0%"
+    ours = [(r["forward"], r["backward"]) for r in rows.values()]
+    assert ours == [("26.5", "24.25"), ("14", "14.5"), ("4", "4"), ("2", "2"), ("1", "1")]
+    assert rows["rk4"]["memory"] == "5 MiB"
+    assert rows["rk4"]["accuracy"] == "43.2 %"
+
+
+def test_evaluations_are_those_in_one_block():
+    rows = by_method([run("rk4", forward=24.0, backward=24.0, ode_blocks=6)])
+    assert (rows["rk4"]["forward"], rows["rk4"]["backward"]) == ("4", "4")
+
+
+def test_seeds_are_one_row_with_their_mean_and_range():
+    runs = [run("rk4", seed=seed, score=score) for seed, score in enumerate((0.4, 0.5, 0.45))]
+    assert by_method(runs)["rk4"]["accuracy"] == "45.0 % (40.0 to 50.0)"
+    again = run("rk4", seed=1, score=0.9, date="2026-02-01")
+    assert by_method([*runs, again])["rk4"]["accuracy"] == "58.3 % (40.0 to 90.0)"
 
 
 def test_the_notes_say_what_was_counted(results):
-    notes = " ".join(study(results).notes)
+    notes = " ".join(table(results).notes)
     for words in (
-        "5,000 images to train on, 1,000 to test on, 2 epochs",
-        "trained by adjoint",
+        "5,000 images to train on, 1,000 to test on, 2 epochs, seed 0",
         "2026-01-02",
         "means over the batches of the last epoch",
         "times that need no gradient: 4, 2 and 1",
@@ -95,7 +113,7 @@ def test_the_notes_say_what_was_counted(results):
         "holds for its backward pass on the CPU",
     ):
         assert words in notes
-    on_gpu = " ".join(study([run("rk4", memory_kind="peak allocated")]).notes)
+    on_gpu = " ".join(table([run("rk4", memory_kind="peak allocated")]).notes)
     assert "peak that PyTorch allocated" in on_gpu
     assert "on the CPU" not in on_gpu
 
@@ -103,10 +121,9 @@ def test_the_notes_say_what_was_counted(results):
 def test_what_was_not_run_or_failed_is_in_the_table(results):
     results = [r for r in results if r.get("solver") not in ("euler", "midpoint")]
     results.append(run("midpoint", status="failed", reason="the loss is nan"))
-    rows = {row["method"]: row for row in study(results).rows}
+    rows = by_method(results)
     assert rows["euler"]["note"] == "not run here"
-    assert rows["midpoint"]["note"] == "failed: the loss is nan"
-    assert rows["euler"]["memory, study"] == "1367 MB"
+    assert rows["midpoint"]["note"] == "seed 0 failed: the loss is nan"
 
 
 def test_other_steps_tolerances_and_tasks_do_not_count():
@@ -117,28 +134,62 @@ def test_other_steps_tolerances_and_tasks_do_not_count():
         run("rk4", model="latent_ode"),
         run("rk4", train_images=None),
     ]
-    assert study(others) is None
+    assert not [t for s in sections(others) for t in s.tables if "methods cost" in t.title]
 
 
-def test_runs_are_not_mixed_and_the_fullest_newest_adjoint_set_is_taken(results):
-    digits = [run(*v, task="digits", gradient="direct", score=0.9) for v in RUNS.values()]
-    assert study([*digits, *results]).title.endswith("cifar10")
-    fewer = [r for r in results if r.get("solver") != "rk4"]
-    assert study([*digits, *fewer]).title.endswith("digits")
-    newer = [run(*v, seed=1, score=0.9, date="2026-02-01") for v in RUNS.values()]
-    assert study([*newer, *results]).rows[0]["accuracy"] == "90.0%"
+def test_runs_on_other_data_or_tasks_are_not_mixed(results):
+    digits = [run(*v, task="digits", data=None, score=0.9) for v in RUNS.values()]
+    titles = [t.title for s in sections([*digits, *results]) for t in s.tables]
+    assert sorted(t for t in titles if "methods cost" in t) == [
+        "cifar10 (quick): what the study's methods cost",
+        "digits (quick): what the study's methods cost",
+    ]
 
 
-def test_the_command_prints_the_table_and_leaves_it_as_markdown(results, tmp_path, capsys):
+def test_networks_stand_side_by_side_with_what_they_cost(results):
+    size = {"parameters": 1000, "flops": 2.5e6, "ode_share": 0.75}
+    ode = run("rk4", gradient="direct", dt=0.5, **size, finer={"euler_1": 0.2, "dopri5_1e-5": 0.43})
+    rows = table([*results, ode], "stem, width and head").rows
+    assert [row["network"] for row in rows] == ["ResNet", "ODENet, rk4, 2 steps"]
+    ours = rows[-1]
+    assert (ours["parameters"], ours["in ODE blocks"], ours["MFLOP an image"]) == (
+        *("1,000", "75 %", "2.5"),
+    )
+    assert (ours["accuracy"], ours["by dopri5 at 1e-5"]) == ("43.2 %", "43.0 %")
+    assert rows[0]["in ODE blocks"] == ""
+    (solved,) = table([ode], "solved otherwise").rows
+    assert (solved["as trained"], solved["euler, 1 step"], solved["euler, 4 steps"]) == (
+        *("43.2 %", "20.0 %", ""),
+    )
+
+
+def test_the_adjoint_stands_beside_exact_gradients(results):
+    pairs = []
+    for seed in (0, 1):
+        pairs.append(run("euler", seed=seed, gradient="direct", train_loss=0.5))
+        pairs.append(run("euler", seed=seed, gradient="checkpoint", gradient_error=1e-7))
+        worse = {"train_loss": 2.0 + seed, "gradient_error": 0.8, "gradient_cosine": 0.6}
+        pairs.append(run("euler", seed=seed, gradient="adjoint", **worse))
+    (row,) = table(pairs, "the adjoint against exact gradients").rows
+    assert (row["method"], row["training loss, direct"]) == ("euler", "0.500")
+    assert row["training loss, adjoint"] == "2.500 (2.000 to 3.000)"
+    assert (row["adjoint's gradient error"], row["cosine"]) == ("0.8", "0.600")
+    assert row["checkpoint's gradient error"] == "1e-07"
+    (plot,) = (p for s in sections(pairs) for p in s.plots)
+    assert plot.name == "cifar10-quick-training-loss.png"
+    assert plot.png.startswith(b"\x89PNG")
+
+
+def test_the_command_prints_the_tables_and_leaves_them_as_markdown(results, tmp_path, capsys):
     for number, result in enumerate(results):
         write(tmp_path / str(number) / "metrics.json", result.row)
     assert main(["report", str(tmp_path)]) == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("The study's methods on cifar10")
+    assert "what the study's methods cost" in captured.out
     assert captured.out.index("dopri5 (1e-3)") < captured.out.index("euler")
     assert "5,000 images" in captured.err
     markdown = (tmp_path / "study.md").read_text()
-    row = "| rk4 | 5 MiB | 9 MiB | 1701 MB | 4 | 4 | 4 | 5 | 1.250 | 43.2% |  |"
+    row = "| rk4 | adjoint | 5 MiB | 1701 MB | 4 | 4 | 4 | 5 |  |  | 43.2 % |  |"
     assert row in markdown.splitlines()
     page = (tmp_path / "index.html").read_text()
     assert page.index("1701 MB") < page.index("All results")
@@ -159,7 +210,7 @@ def test_labels_tell_results_apart_and_no_more(results):
     assert labels([run("rk4"), run("rk4", model="other")]) == ["odenet rk4", "other rk4"]
 
 
-def forecast_run(folder, model, score, shift):
+def forecast_run(folder, model, score, shift, seed=0):
     folder.mkdir()
     origin = pd.date_range("2026-01-01", periods=40, freq="5min")
     table = pd.DataFrame({"subject": "a", "origin": origin, "horizon_min": 30, "target": 120.0})
@@ -169,6 +220,7 @@ def forecast_run(folder, model, score, shift):
         "task": "glucose",
         "model": model,
         "preset": "smoke",
+        "seed": seed,
         "status": "ok",
         "score": score,
         "rmse_30": score,
@@ -181,26 +233,28 @@ def forecast_run(folder, model, score, shift):
 def test_forecasts_stand_side_by_side_with_the_baselines(tmp_path):
     runs = [
         forecast_run(tmp_path / "1", "latent_ode", 15.25, 1.0),
-        forecast_run(tmp_path / "2", "latent_ode", 14.25, 2.0),
+        forecast_run(tmp_path / "2", "latent_ode", 14.25, 2.0, seed=1),
         forecast_run(tmp_path / "3", "gru", 16.0, 3.0),
     ]
-    (compared,) = forecasts(runs)
-    assert [(r["forecast by"], r["RMSE, 30 min"]) for r in compared.rows] == [
-        ("latent_ode", "14.25"),
+    (compared,) = forecasts.sections(runs)
+    (shown,) = compared.tables
+    assert [(r["forecast by"], r["RMSE, 30 min"]) for r in shown.rows] == [
+        ("latent_ode", "14.75 (14.25 to 15.25)"),  # a mean of seeds, never the best
         ("gru", "16.00"),
         ("last value", "22.50"),
     ]
-    assert compared.rows[-1]["MAE, 30 min"] == ""
-    assert compared.plot.name == "glucose-smoke-forecasts.png"
-    assert compared.plot.png.startswith(b"\x89PNG")
-    assert compared.problems == []
+    assert shown.rows[-1]["MAE, 30 min"] == ""
+    (plot,) = compared.plots
+    assert plot.name == "glucose-smoke-forecasts.png"
+    assert plot.png.startswith(b"\x89PNG")
+    assert compared.problems == ()
 
 
 def test_a_table_of_forecasts_that_cannot_be_read_costs_only_itself(tmp_path):
     runs = [forecast_run(tmp_path / "1", "gru", 16.0, 3.0)]
     (tmp_path / "1" / "predictions.parquet").write_text("not parquet")
-    (compared,) = forecasts(runs)
-    assert compared.plot is None
-    assert len(compared.rows) == 2
+    (compared,) = forecasts.sections(runs)
+    assert compared.plots == ()
+    assert len(compared.tables[0].rows) == 2
     (problem,) = compared.problems
     assert "cannot be read as Parquet" in problem

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ode_core.protocols import Progress, RunConfig
     from ode_tasks.data.images import Split
-    from ode_tasks.train import Batch
+    from ode_tasks.train import Batch, Trained
 
 # Enough images to see the solver's error, few enough to solve them almost exactly.
 _ERROR_IMAGES = 8
@@ -131,7 +131,6 @@ def classify(
     )
     pixels, labels = fabric.to_device(tuple(part[: settings.batch] for part in train))
     images = prepare(pixels)
-    used = trained.row
     twin = direct_twin(config, settings, model, **size)
 
     def loss(net: nn.Module) -> Tensor:
@@ -140,11 +139,7 @@ def classify(
 
     return {
         **solving(config, settings),
-        "loss": used["test_loss"],
-        "score": used["test_score"],
-        "score_name": "accuracy",
-        "higher_is_better": True,
-        **trained.columns(),
+        **_outcome(trained),
         "solver_error": measure.solver_error(
             model, prepare(fabric.to_device(data.test.pixels[:_ERROR_IMAGES]))
         ),
@@ -156,6 +151,17 @@ def classify(
         "validation_images": len(held.labels),
         "test_images": len(data.test.labels),
         "history": trained.history,
+    }
+
+
+def _outcome(trained: Trained) -> dict[str, Any]:
+    """Return what the test images say, and what the training cost."""
+    return {
+        "loss": trained.row["test_loss"],
+        "score": trained.row["test_score"],
+        "score_name": "accuracy",
+        "higher_is_better": True,
+        **trained.columns(),
     }
 
 

@@ -61,7 +61,7 @@ def prepare(base: RunConfig, out: Path, seeds: int) -> None:
         "commits": [],
         "seeds": seeds,
     }
-    if path.exists():
+    if path.exists() and any(out.glob("*/seed-*/*")):
         made |= {"commits": [], **_read(path)}
         other = [f"{name} {made[name]!r}" for name in _SAME if made[name] != shared[name]]
         if other:

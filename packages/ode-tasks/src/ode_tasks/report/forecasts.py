@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ode_core.errors import DataError
@@ -109,4 +110,5 @@ def _written(value: Any) -> str:
 
 
 def _score(group: Group) -> float:
-    return min(group.values("score"), default=math.inf)
+    scores = group.values("score")
+    return fmean(scores) if scores else math.inf
