@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from ode_core.cli import main
 from ode_tasks.report import forecasts
-from ode_tasks.report.plots import labels
+from ode_tasks.report.plots import curve, labels
 from ode_tasks.report.rows import Result
 from ode_tasks.report.sections import sections
 from ode_tasks.run import write
@@ -193,6 +194,21 @@ def test_the_command_prints_the_tables_and_leaves_them_as_markdown(results, tmp_
     assert row in markdown.splitlines()
     page = (tmp_path / "index.html").read_text()
     assert page.index("1701 MB") < page.index("All results")
+
+
+def test_a_curve_of_seeds_is_their_mean_with_a_band():
+    axes = Figure().subplots()
+    losses = ((3.0, 1.0), (2.0, 2.0), (4.0, 0.0))
+    runs = [
+        run("rk4", history=[{"epoch": e, "train_loss": v} for e, v in enumerate(of_seed, 1)])
+        for of_seed in losses
+    ]
+    assert curve(axes, runs, "train_loss", label="rk4") == [2.0, 0.0, 4.0, 2.0]
+    (line,), (band,) = axes.get_lines(), axes.collections
+    assert line.get_ydata().tolist() == [3.0, 1.0]
+    assert band.get_paths()[0].get_extents().extents.tolist() == [1.0, 0.0, 2.0, 4.0]
+    curve(axes, runs[:1], "train_loss", label="one seed")
+    assert len(axes.collections) == 1
 
 
 def test_labels_tell_results_apart_and_no_more(results):

@@ -108,15 +108,21 @@ STUDIES = {
 _FULL = {"cifar10": _IMAGES_FULL}
 
 
+def planned(task: str, preset: str) -> Study | None:
+    """Return the study of a task at a preset, None where there is none."""
+    study = STUDIES.get(task)
+    return _FULL.get(task, study) if preset == "full" else study
+
+
 def study_of(task: str, preset: str = "quick") -> Study:
     """Return the study of a task at a preset.
 
     Raises UnknownNameError for a task that nobody registers, ArgumentError for one without a study.
     """
     record = tasks[task]
-    if record.name not in STUDIES:
+    study = planned(record.name, preset)
+    if study is None:
         raise ArgumentError(
             f"the study has no experiment on {task!r}; it has those on {', '.join(STUDIES)}"
         )
-    study = STUDIES[record.name]
-    return _FULL.get(record.name, study) if preset == "full" else study
+    return study

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ode_tasks.experiments import STUDIES
+from ode_tasks.experiments import planned
 from ode_tasks.report.rows import scientific
 
 if TYPE_CHECKING:
@@ -127,6 +127,6 @@ def _own(result: Result) -> tuple[str, ...]:
 
 
 def _place(group: Group) -> int:
-    study = STUDIES.get(str(group.get("task")))
+    study = planned(str(group.get("task")), str(group.get("preset")))
     names = [cell.name for cell in study.cells] if study is not None else []
     return names.index(group.cell) if group.cell in names else len(names)

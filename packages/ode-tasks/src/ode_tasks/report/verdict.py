@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from scipy.special import stdtr, stdtrit
 
-from ode_tasks.experiments import STUDIES
+from ode_tasks.experiments import planned
 from ode_tasks.report.groups import Group, Set, sets
 from ode_tasks.report.section import Section, Table
 
@@ -68,7 +68,7 @@ def sections(results: Sequence[Result]) -> list[Section]:
     """Return the comparisons of each set of runs that belong to a study."""
     made = []
     for of_set in sets(results):
-        study = STUDIES.get(of_set.task)
+        study = planned(of_set.task, of_set.preset)
         compared = [
             (cell, against, paired(differences))
             for pair in (study.pairs if study is not None else ())
