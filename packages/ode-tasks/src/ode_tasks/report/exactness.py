@@ -63,8 +63,8 @@ def _table(of_set: Set, methods: dict[str, dict[str, Group]]) -> Table:
         assert adjoint is not None
         cells = (
             name,
-            direct.text("train_loss", ".3f"),
-            adjoint.text("train_loss", ".3f"),
+            direct.text("train_loss", ".3g"),
+            adjoint.text("train_loss", ".3g"),
             direct.text("score", ".1f", factor=100, unit=" %"),
             adjoint.text("score", ".1f", factor=100, unit=" %"),
             adjoint.text("gradient_error", ".2g"),

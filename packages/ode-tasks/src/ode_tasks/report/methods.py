@@ -122,7 +122,7 @@ def _row(method: Method, gradient: str, group: Group | None) -> dict[str, str]:
         _evaluations(group, "f_backward"),
         backward,
         group.text("epoch_seconds", ".3g"),
-        group.text("train_loss", ".3f"),
+        group.text("train_loss", ".3g"),
         group.text("score", ".1f", factor=100, unit=" %"),
         group.note,
     )

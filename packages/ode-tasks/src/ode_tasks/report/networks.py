@@ -64,7 +64,7 @@ def _networks(of_set: Set, groups: Sequence[Group]) -> Table:
             group.text("flops", ",.4g", factor=1e-6),
             mebibytes(group),
             group.text("epoch_seconds", ".3g"),
-            group.text("train_loss", ".3f"),
+            group.text("train_loss", ".3g"),
             group.text("score", ".1f", factor=100, unit=" %"),
             spread([100 * value for value in finer(group, _EXACT)], ".1f", " %"),
         )
