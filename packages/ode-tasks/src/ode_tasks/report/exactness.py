@@ -92,7 +92,8 @@ def _plot(of_set: Set, methods: dict[str, dict[str, Group]]) -> Plot:
     lines = -(-len(methods) // columns)
     size = (3.4 * columns + 1.4, 2.6 * lines + 0.3)
     figure = Figure(size, layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06))
-    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    panels = list(grid.flat)
     values: list[float] = []
     for axes, (name, by) in zip(panels, methods.items(), strict=False):
         for gradient, style in _STYLES.items():
@@ -106,8 +107,8 @@ def _plot(of_set: Set, methods: dict[str, dict[str, Group]]) -> Plot:
         legend = axes.get_legend()
         if legend is not None and number != columns - 1:
             legend.remove()
+        axes.set_ylabel("training loss")
         axes.label_outer()
-    panels[0].set_ylabel("training loss")
     caption = f"The training loss by each gradient, a panel for each method.{BANDS}"
     name = f"{of_set.task}-{of_set.preset}-training-loss.png"
     return Plot(name, of_set.task, caption, png(figure), broad=True)

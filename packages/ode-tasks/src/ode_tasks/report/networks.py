@@ -41,9 +41,11 @@ def sections(results: Sequence[Result]) -> list[Section]:
         groups = [g for g in of_set.groups if g.get("model") in _FITS and g.finished]
         compared = [g for g in groups if g.get("gradient") in (None, "", "direct")]
         tables, plots = [], []
-        if len({group.get("model") for group in compared}) > 1:
+        solving = [group for group in compared if group.get("solver")]
+        controls = [group for group in compared if not group.get("solver")]
+        if solving and controls:
             tables.append(_networks(of_set, compared))
-            plots.append(_curves(of_set, compared))
+            plots.append(_curves(of_set, [solving[0], *controls]))
         # By checkpoint they are the same networks as by direct.
         solved = [g for g in groups if g.get("finer") and g.get("gradient") != "checkpoint"]
         if solved:
