@@ -88,8 +88,8 @@ def _table(of_set: Set, methods: dict[str, dict[str, Group]]) -> Table:
 
 
 def _plot(of_set: Set, methods: dict[str, dict[str, Group]]) -> Plot:
-    columns = min(3, len(methods))
-    lines = -(-len(methods) // columns)
+    lines = 1 if len(methods) <= 3 else 2
+    columns = -(-len(methods) // lines)
     size = (3.4 * columns + 1.4, 2.6 * lines + 0.3)
     figure = Figure(size, layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06))
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
@@ -102,11 +102,12 @@ def _plot(of_set: Set, methods: dict[str, dict[str, Group]]) -> Plot:
                 values += curve(axes, runs, "train_loss", label=gradient, **style)
         axes.set_title(name)
     for number, axes in enumerate(panels):
-        axes.set_visible(number < len(methods))
+        if number >= len(methods):
+            axes.set_visible(False)
+            continue
         finish_curves(axes, values)
-        legend = axes.get_legend()
-        if legend is not None and number != columns - 1:
-            legend.remove()
+        if number != columns - 1:
+            axes.get_legend().remove()
         axes.set_ylabel("training loss")
         axes.label_outer()
     caption = f"The training loss by each gradient, a panel for each method.{BANDS}"
