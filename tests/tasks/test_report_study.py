@@ -181,6 +181,19 @@ def test_the_adjoint_stands_beside_exact_gradients(results):
     assert plot.png.startswith(b"\x89PNG")
 
 
+def test_every_cell_of_any_study_is_a_row():
+    fields = {"task": "linear", "model": "neural_ode", "study_cell": "neural_ode"}
+    fields |= {"score_name": "trajectory_error", "higher_is_better": False}
+    runs = [run("dopri5", 1e-4, seed=s, score=s / 10, field_error=0.5, **fields) for s in (1, 2)]
+    shown = table(runs, "every cell")
+    (row,) = shown.rows
+    assert (row["cell"], row["seeds"]) == ("neural ode", "2")
+    assert row["trajectory error"] == "0.15 (0.1 to 0.2)"
+    assert row["field error"] == "0.5"
+    assert "lower is better" in shown.notes[0]
+    assert "every cell" not in str([t.title for s in sections([run("rk4")]) for t in s.tables])
+
+
 def test_the_command_prints_the_tables_and_leaves_them_as_markdown(results, tmp_path, capsys):
     for number, result in enumerate(results):
         write(tmp_path / str(number) / "metrics.json", result.row)
