@@ -97,7 +97,7 @@ def _table(of_set: Set, compared: Sequence[tuple[Group, Group, Paired]]) -> Tabl
         cells = (
             f"{_called(cell)} − {_called(against)}",
             str(test.seeds),
-            f"{factor * test.mean:+.3g}{unit}",
+            f"{round(factor * test.mean, 6):+.3g}{unit}",  # scores are float32
             "" if test.seeds < 2 else f"{low:+.3g} to {high:+.3g}",
             "" if math.isnan(p) else f"{p:.2g}",
             _verdict(test, p, higher=higher),
