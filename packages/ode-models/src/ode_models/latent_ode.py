@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,8 @@ class LatentODE(LatentPath):
 
     def path(self, start: Tensor, intakes: Intakes | None) -> Tensor:
         """Return the latent states `[T, B, latent]`."""
-        self.block.field.intakes = intakes
+        field: Any = self.block.field
+        field.intakes = intakes
         states: Tensor = self.block(start)
         return states
 

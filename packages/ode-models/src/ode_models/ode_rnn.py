@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,8 @@ class ODERNN(nn.Module):
 
         With `controls`, intakes at times `[B, K]`, hours, and their amounts `[B, K, controls]`.
         """
-        self.block.field.intakes = as_intakes(self.controls, intake_times, intake_amounts)
+        field: Any = self.block.field
+        field.intakes = as_intakes(self.controls, intake_times, intake_amounts)
         readings = ordered(times, values, mask, newest_first=False)
         newest = ordered(times, values, mask, newest_first=True)
         last = newest.values[:, :1]
@@ -94,8 +95,8 @@ class ODERNN(nn.Module):
             hidden = torch.where(readings.mask[:, place, None], updated, hidden)
         origin = torch.zeros_like(last[:, 0])
         ahead = []
-        for start, stop in pairwise((0.0, *self.horizons)):
-            hidden = self._flow(hidden, origin + start, origin + (stop - start), costs)
+        for begin, end in pairwise((0.0, *self.horizons)):
+            hidden = self._flow(hidden, origin + begin, origin + (end - begin), costs)
             ahead.append(self.head(torch.cat((hidden, last), 1)))
         self.block.stats = _Sum(costs)
         rise, spread = torch.stack(ahead, 1).unbind(2)
@@ -142,7 +143,7 @@ class _Sum(Stats):
         )
 
     @property
-    def backward_f_calls(self) -> int:  # type: ignore[override]
+    def backward_f_calls(self) -> int:
         """The evaluations in the backward passes of all parts so far."""
         return sum(part.backward_f_calls for part in self.parts)
 

@@ -1,16 +1,17 @@
-"""What a forecast has to beat: the last value, a straight line, and ridge regression."""
+"""What a forecast has to beat: last value, straight line, ridge regression, boosted trees."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 
 from ode_tasks.data.windows import HISTORY, HORIZONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,17 +25,47 @@ _SLACK_HOURS = 30 / 3600
 _ALPHA = 1.0
 
 
-def baselines(parts: Parts, horizons: Sequence[int] = HORIZONS) -> dict[str, NDArray[np.float32]]:
-    """Return the forecasts of each baseline for the test windows, `[W, H]` in mg/dL.
+class Baseline(NamedTuple):
+    """Forecasts of the test windows in mg/dL: `mean` `[W, H]`, and one `std` a horizon, `[W, H]`.
 
-    Nothing in them is chosen, so ridge regression is fitted to training and validation together.
+    The spread is the root mean square error of the same forecasts over the validation part.
     """
-    test = parts.test
-    return {
-        "last_value": np.repeat(test.values[:, -1:], len(horizons), axis=1),
-        "straight_line": straight_line(test, horizons),
-        "ridge": ridge([parts.train, parts.validation], test, parts.scale),
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+
+def baselines(
+    parts: Parts, horizons: Sequence[int] = HORIZONS, *, trees: bool = False
+) -> dict[str, Baseline]:
+    """Return the forecasts of each baseline for the test windows.
+
+    Nothing in them is chosen, so that what is fitted is fitted to training and validation together.
+    """
+    fitted = [parts.train, parts.validation]
+    asked = (parts.validation, parts.test)
+    lasts = [np.repeat(part.values[:, -1:], len(horizons), axis=1) for part in asked]
+    found: dict[str, list[NDArray[np.float32]]] = {
+        "last_value": lasts,
+        "straight_line": [straight_line(part, horizons) for part in asked],
+        "ridge": ridge(fitted, asked, parts.scale),
     }
+    if trees:
+        found["boosted_trees"] = boosted_trees(fitted, asked, parts.scale)
+    return {
+        name: _spread(validation, test, parts.validation.targets)
+        for name, (validation, test) in found.items()
+    }
+
+
+def _spread(
+    validation: NDArray[np.float32], test: NDArray[np.float32], targets: NDArray[np.float32]
+) -> Baseline:
+    off = (validation - targets).astype(np.float64)
+    known = ~np.isnan(off)
+    square = np.where(known, off, 0) ** 2
+    std = np.sqrt(np.maximum(square.sum(axis=0) / np.maximum(known.sum(axis=0), 1), 1e-6))
+    return Baseline(test, np.broadcast_to(std.astype(np.float32), test.shape))
 
 
 def straight_line(windows: Windows, horizons: Sequence[int] = HORIZONS) -> NDArray[np.float32]:
@@ -55,23 +86,78 @@ def straight_line(windows: Windows, horizons: Sequence[int] = HORIZONS) -> NDArr
 
 
 def ridge(
-    fitted: Sequence[Windows], windows: Windows, scale: Scale, *, alpha: float = _ALPHA
-) -> NDArray[np.float32]:
-    """Return the forecasts of one ridge regression a horizon, `[W, H]` in mg/dL.
+    fitted: Sequence[Windows], asked: Sequence[Windows], scale: Scale, *, alpha: float = _ALPHA
+) -> list[NDArray[np.float32]]:
+    """Return the forecasts of one ridge regression a horizon, `[W, H]` in mg/dL for each part.
 
     Its inputs are the normalised readings at the 49 slots of 5 minutes in a window, interpolated
     between the readings there. Windows without a target are left out of the fit.
     """
-    inputs = np.concatenate([slots(part, scale) for part in fitted])
-    targets = np.concatenate([scale.normal(part.targets, part.subject) for part in fitted])
-    asked = slots(windows, scale)
-    forecasts = np.full((len(asked), targets.shape[1]), np.nan)
+    return _regressed(lambda: Ridge(alpha=alpha), slots, fitted, asked, scale, relative=False)
+
+
+def boosted_trees(
+    fitted: Sequence[Windows], asked: Sequence[Windows], scale: Scale
+) -> list[NDArray[np.float32]]:
+    """Return the forecasts of gradient-boosted trees, one ensemble a horizon, like `ridge`.
+
+    Trees cannot extrapolate, so that they see the readings of the slots relative to the last one,
+    and that one itself, and forecast by how much it changes.
+    """
+    return _regressed(
+        lambda: HistGradientBoostingRegressor(
+            learning_rate=0.05, max_iter=100, early_stopping=False, random_state=0
+        ),
+        _relative_slots,
+        fitted,
+        asked,
+        scale,
+        relative=True,
+    )
+
+
+def _regressed(
+    make: Callable[[], Any],
+    inputs: Callable[[Windows, Scale], NDArray[np.float64]],
+    fitted: Sequence[Windows],
+    asked: Sequence[Windows],
+    scale: Scale,
+    *,
+    relative: bool,
+) -> list[NDArray[np.float32]]:
+    """Return the forecasts of one regression a horizon; `relative` ones are of the change."""
+    given = np.concatenate([inputs(part, scale) for part in fitted])
+    targets = np.concatenate([_targets(part, scale, relative=relative) for part in fitted])
+    wanted = [inputs(part, scale) for part in asked]
+    made = [np.full((len(rows), targets.shape[1]), np.nan) for rows in wanted]
     for column, target in enumerate(targets.T):
         known = ~np.isnan(target)
         if known.any():
-            model = Ridge(alpha=alpha).fit(inputs[known], target[known])
-            forecasts[:, column] = model.predict(asked)
-    return scale.mg_dl(forecasts.astype(np.float32), windows.subject)
+            model = make().fit(given[known], target[known])
+            for rows, forecasts in zip(wanted, made, strict=True):
+                forecasts[:, column] = model.predict(rows)
+    normal = [
+        forecasts + (_last(part, scale) if relative else 0)
+        for part, forecasts in zip(asked, made, strict=True)
+    ]
+    return [
+        scale.mg_dl(forecasts.astype(np.float32), part.subject)
+        for part, forecasts in zip(asked, normal, strict=True)
+    ]
+
+
+def _targets(windows: Windows, scale: Scale, *, relative: bool) -> NDArray[np.float32]:
+    targets = scale.normal(windows.targets, windows.subject)
+    return targets - _last(windows, scale) if relative else targets
+
+
+def _last(windows: Windows, scale: Scale) -> NDArray[np.float32]:
+    return scale.normal(windows.values[:, -1:], windows.subject)
+
+
+def _relative_slots(windows: Windows, scale: Scale) -> NDArray[np.float64]:
+    filled = slots(windows, scale)
+    return np.hstack((filled[:, :-1] - filled[:, -1:], filled[:, -1:]))
 
 
 def slots(windows: Windows, scale: Scale) -> NDArray[np.float64]:

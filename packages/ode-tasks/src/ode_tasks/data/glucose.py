@@ -21,13 +21,27 @@ if TYPE_CHECKING:
 _SUFFIXES = (".csv", ".xml")
 _SHOWN = 5
 
+KINDS = ("carbohydrate (g)", "insulin (U)")
+"""The kinds of intake that a series can have."""
+
+
+class Taken(NamedTuple):
+    """What one person took in: `times` `[E]` ascending; `amounts` `[E, 2]`, see `KINDS`."""
+
+    times: NDArray[np.datetime64]
+    amounts: NDArray[np.float64]
+
 
 class Series(NamedTuple):
-    """One person's readings: `times` ascending without repeats, `glucose` float64 in mg/dL."""
+    """One person's readings: `times` ascending without repeats, `glucose` float64 in mg/dL.
+
+    `taken` are the meals and the insulin on record, None where nobody kept one.
+    """
 
     subject: str
     times: NDArray[np.datetime64]
     glucose: NDArray[np.float64]
+    taken: Taken | None = None
 
 
 class Cohort(NamedTuple):
