@@ -14,7 +14,7 @@ import torch
 import ode_core
 from ode_core import ArgumentError, DataError, ModelRecord
 from ode_core.protocols import RunConfig
-from ode_tasks import glucose
+from ode_tasks import glucose_training
 from ode_tasks.data.patients import cohort
 from ode_tasks.data.windows import split
 from ode_tasks.glucose_plot import COLUMNS
@@ -36,13 +36,13 @@ class Forecast(NamedTuple):
 
 
 class Drift(torch.nn.Module):
-    def __init__(self, horizons, width):
+    def __init__(self, horizons, width, controls=0):
         super().__init__()
         self.horizons = horizons
         self.gain = torch.nn.Parameter(torch.zeros(len(horizons)))
         self.log_std = torch.nn.Parameter(torch.zeros(len(horizons)))
 
-    def forward(self, times, values, mask):
+    def forward(self, times, values, mask, intake_times=None, intakes=None):
         SEEN.append(len(times))
         assert (times <= 0).all() and mask[:, -1].all() and (values[~mask] == 0).all()
         change = values[:, -1:] - values[:, -4:-3]
@@ -82,14 +82,15 @@ def run(drift):
 def test_a_run_leaves_forecasts_metrics_and_a_picture(run, drift):
     row, forecasts = run()
     assert tuple(forecasts.columns) == COLUMNS
-    assert len(forecasts) == 3 * row["test_windows"]
+    assert len(forecasts) == 4 * row["test_windows"]
     assert forecasts["origin"].dtype.kind == "M"
-    assert sorted(set(forecasts["horizon_min"])) == [15, 30, 60]
+    assert sorted(set(forecasts["horizon_min"])) == [15, 30, 45, 60]
     assert (drift / "out/forecast.png").read_bytes().startswith(b"\x89PNG")
     stored = json.loads((drift / "out/metrics.json").read_text())
     assert stored["per_person"].keys() == set(forecasts["subject"])
     assert stored["people"] == 4
     assert stored["baselines"].keys() == {"last_value", "straight_line", "ridge"}
+    assert (drift / "out/horizons.png").read_bytes().startswith(b"\x89PNG")
     for figures in (stored, *stored["baselines"].values(), *stored["per_person"].values()):
         assert figures.keys() >= {f"{n}_{h}" for n in ("rmse", "mae", "ape") for h in (15, 30, 60)}
     assert set(stored["baselines"]["ridge"]["per_person"]) == set(forecasts["subject"])
@@ -119,15 +120,15 @@ def test_the_targets_are_readings_of_the_test_part(run):
 
 def test_the_test_part_is_forecast_once_after_training(run, monkeypatch):
     asked = []
-    forecast = glucose._forecast
+    forecast = glucose_training.forecast
 
     def noting(model, windows, scale, **options):
         asked.append(len(windows.origin))
         return forecast(model, windows, scale, **options)
 
-    monkeypatch.setattr(glucose, "_forecast", noting)
+    monkeypatch.setattr(glucose_training, "forecast", noting)
     row, _ = run(settings={"patients": "4", "days": "5", "epochs": "2"})
-    assert asked == [row["validation_windows"], row["validation_windows"], row["test_windows"]]
+    assert asked == [*[row["validation_windows"]] * 3, row["test_windows"]]
 
 
 def test_the_loss_is_the_gaussian_likelihood_of_known_targets_plus_the_penalty():
@@ -140,12 +141,12 @@ def test_the_loss_is_the_gaussian_likelihood_of_known_targets_plus_the_penalty()
 
     normal = torch.distributions.Normal(mean[:, [0, 2]], std[:, [0, 2]])
     expected = 0.25 - normal.log_prob(targets[:, [0, 2]]).mean()
-    torch.testing.assert_close(glucose._loss(model, (mean, mean, mean, targets)), expected)
+    torch.testing.assert_close(glucose_training.loss(model, (mean, mean, mean, targets)), expected)
 
 
 def test_a_batch_without_targets_has_no_loss_and_no_nan_in_the_gradient():
     mean = torch.zeros(2, 3, requires_grad=True)
-    loss = glucose._likelihood(mean, torch.ones(2, 3), torch.full((2, 3), torch.nan))
+    loss = glucose_training.likelihood(mean, torch.ones(2, 3), torch.full((2, 3), torch.nan))
     loss.backward()
     assert loss.item() == 0
     assert mean.grad.abs().max() == 0
@@ -158,7 +159,7 @@ def test_early_stopping_watches_the_validation_loss(run, monkeypatch):
         loss, score = next(script)
         return {"validation_loss": loss, "validation_score": score}
 
-    monkeypatch.setattr(glucose._Validate, "__call__", validate)
+    monkeypatch.setattr(glucose_training.Validate, "__call__", validate)
     row, _ = run(settings={"patients": "4", "days": "5", "epochs": "9", "patience": "2"})
     assert [epoch["validation_loss"] for epoch in row["history"]] == [3.0, 2.0, 2.5, 2.6]
     assert "test_score" not in row["history"][0]
@@ -166,10 +167,10 @@ def test_early_stopping_watches_the_validation_loss(run, monkeypatch):
 
 def test_training_takes_windows_from_all_over(drift):
     parts = split(cohort(4, 5).series)
-    used = glucose._spread(parts.train, 100)
+    used = glucose_training.spread(parts.train, 100)
     assert len(used.origin) == 100
     assert set(used.subject) == {0, 1, 2, 3}
-    assert len(glucose._spread(parts.train, 10**6).origin) == len(parts.train.origin)
+    assert len(glucose_training.spread(parts.train, 10**6).origin) == len(parts.train.origin)
     row = execute(config(settings={"patients": "4", "days": "5", "train_windows": "100"}), Silent())
     assert row["train_windows"] == 100
     assert row["test_windows"] == len(parts.test.origin)

@@ -48,6 +48,9 @@ def horizons_figure(forecasters: Mapping[str, Mapping[str, Mapping[str, float]]]
         _panel(axes, person, shown)
     for axes in panels[len(people) :]:
         axes.set_axis_off()
+    for axes in panels[max(len(people) - columns, 0) : len(people)]:
+        axes.tick_params(labelbottom=True)  # the lowest of its column
+    panels[0].set_ylim(bottom=0)  # of all: they share it
     drawing.supxlabel("minutes ahead", fontsize=10)
     drawing.supylabel("RMSE (mg/dL)", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -79,7 +82,6 @@ def _panel(
         )
         axes.set_xticks(minutes)
     axes.set_title(person, fontsize=8)
-    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
