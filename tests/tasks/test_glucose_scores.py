@@ -74,7 +74,7 @@ def test_ridge_leaves_missing_targets_out():
     data = parts(100 + 10 * np.sin(np.arange(1000) / 9))
     targets = data.train.targets.copy()
     targets[::2] = np.nan
-    forecasts = ridge([data.train._replace(targets=targets)], [data.test], data.scale)[0]
+    forecasts = ridge([data.train._replace(targets=targets)], data.test, data.scale)
     assert np.abs(forecasts - data.test.targets).max() < 0.5
 
 

@@ -28,7 +28,8 @@ _ALPHA = 1.0
 class Baseline(NamedTuple):
     """Forecasts of the test windows in mg/dL: `mean` `[W, H]`, and one `std` a horizon, `[W, H]`.
 
-    The spread is the root mean square error of the same forecasts over the validation part.
+    The spread is the root mean square error over the validation part of the same baseline, fitted
+    without it.
     """
 
     mean: NDArray[np.float32]
@@ -40,32 +41,30 @@ def baselines(
 ) -> dict[str, Baseline]:
     """Return the forecasts of each baseline for the test windows.
 
-    Nothing in them is chosen, so that what is fitted is fitted to training and validation together.
+    Nothing in them is chosen, so that the means are fitted to training and validation together.
     """
-    fitted = [parts.train, parts.validation]
-    asked = (parts.validation, parts.test)
-    lasts = [np.repeat(part.values[:, -1:], len(horizons), axis=1) for part in asked]
-    found: dict[str, list[NDArray[np.float32]]] = {
-        "last_value": lasts,
-        "straight_line": [straight_line(part, horizons) for part in asked],
-        "ridge": ridge(fitted, asked, parts.scale),
+    ways: dict[str, Callable[[Sequence[Windows], Windows], NDArray[np.float32]]] = {
+        "last_value": lambda _, asked: np.repeat(asked.values[:, -1:], len(horizons), axis=1),
+        "straight_line": lambda _, asked: straight_line(asked, horizons),
+        "ridge": lambda fitted, asked: ridge(fitted, asked, parts.scale),
     }
     if trees:
-        found["boosted_trees"] = boosted_trees(fitted, asked, parts.scale)
-    return {
-        name: _spread(validation, test, parts.validation.targets)
-        for name, (validation, test) in found.items()
-    }
+        ways["boosted_trees"] = lambda fitted, asked: boosted_trees(fitted, asked, parts.scale)
+    found = {}
+    for name, way in ways.items():
+        std = _error(way([parts.train], parts.validation), parts.validation.targets)
+        mean = way([parts.train, parts.validation], parts.test)
+        found[name] = Baseline(mean, np.broadcast_to(std, mean.shape))
+    return found
 
 
-def _spread(
-    validation: NDArray[np.float32], test: NDArray[np.float32], targets: NDArray[np.float32]
-) -> Baseline:
-    off = (validation - targets).astype(np.float64)
-    known = ~np.isnan(off)
-    square = np.where(known, off, 0) ** 2
-    std = np.sqrt(np.maximum(square.sum(axis=0) / np.maximum(known.sum(axis=0), 1), 1e-6))
-    return Baseline(test, np.broadcast_to(std.astype(np.float32), test.shape))
+def _error(forecasts: NDArray[np.float32], targets: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the root mean square error of each horizon, `[H]`, a little above 0 at least."""
+    known = ~np.isnan(targets)
+    square = np.where(known, forecasts - targets, 0).astype(np.float64) ** 2
+    mean = square.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    std: NDArray[np.float32] = np.sqrt(np.maximum(mean, 1e-6)).astype(np.float32)
+    return std
 
 
 def straight_line(windows: Windows, horizons: Sequence[int] = HORIZONS) -> NDArray[np.float32]:
@@ -86,19 +85,17 @@ def straight_line(windows: Windows, horizons: Sequence[int] = HORIZONS) -> NDArr
 
 
 def ridge(
-    fitted: Sequence[Windows], asked: Sequence[Windows], scale: Scale, *, alpha: float = _ALPHA
-) -> list[NDArray[np.float32]]:
-    """Return the forecasts of one ridge regression a horizon, `[W, H]` in mg/dL for each part.
+    fitted: Sequence[Windows], windows: Windows, scale: Scale, *, alpha: float = _ALPHA
+) -> NDArray[np.float32]:
+    """Return the forecasts of one ridge regression a horizon, `[W, H]` in mg/dL.
 
     Its inputs are the normalised readings at the 49 slots of 5 minutes in a window, interpolated
     between the readings there. Windows without a target are left out of the fit.
     """
-    return _regressed(lambda: Ridge(alpha=alpha), slots, fitted, asked, scale, relative=False)
+    return _regressed(lambda: Ridge(alpha=alpha), slots, fitted, windows, scale, relative=False)
 
 
-def boosted_trees(
-    fitted: Sequence[Windows], asked: Sequence[Windows], scale: Scale
-) -> list[NDArray[np.float32]]:
+def boosted_trees(fitted: Sequence[Windows], windows: Windows, scale: Scale) -> NDArray[np.float32]:
     """Return the forecasts of gradient-boosted trees, one ensemble a horizon, like `ridge`.
 
     Trees cannot extrapolate, so that they see the readings of the slots relative to the last one,
@@ -110,7 +107,7 @@ def boosted_trees(
         ),
         _relative_slots,
         fitted,
-        asked,
+        windows,
         scale,
         relative=True,
     )
@@ -120,30 +117,23 @@ def _regressed(
     make: Callable[[], Any],
     inputs: Callable[[Windows, Scale], NDArray[np.float64]],
     fitted: Sequence[Windows],
-    asked: Sequence[Windows],
+    windows: Windows,
     scale: Scale,
     *,
     relative: bool,
-) -> list[NDArray[np.float32]]:
+) -> NDArray[np.float32]:
     """Return the forecasts of one regression a horizon; `relative` ones are of the change."""
     given = np.concatenate([inputs(part, scale) for part in fitted])
     targets = np.concatenate([_targets(part, scale, relative=relative) for part in fitted])
-    wanted = [inputs(part, scale) for part in asked]
-    made = [np.full((len(rows), targets.shape[1]), np.nan) for rows in wanted]
+    asked = inputs(windows, scale)
+    forecasts = np.full((len(asked), targets.shape[1]), np.nan)
     for column, target in enumerate(targets.T):
         known = ~np.isnan(target)
         if known.any():
-            model = make().fit(given[known], target[known])
-            for rows, forecasts in zip(wanted, made, strict=True):
-                forecasts[:, column] = model.predict(rows)
-    normal = [
-        forecasts + (_last(part, scale) if relative else 0)
-        for part, forecasts in zip(asked, made, strict=True)
-    ]
-    return [
-        scale.mg_dl(forecasts.astype(np.float32), part.subject)
-        for part, forecasts in zip(asked, normal, strict=True)
-    ]
+            forecasts[:, column] = make().fit(given[known], target[known]).predict(asked)
+    if relative:
+        forecasts += _last(windows, scale)
+    return scale.mg_dl(forecasts.astype(np.float32), windows.subject)
 
 
 def _targets(windows: Windows, scale: Scale, *, relative: bool) -> NDArray[np.float32]:
