@@ -23,6 +23,9 @@ from ode_models.forecast import (
 )
 from ode_models.intakes import Absorption, Intakes, as_intakes
 
+LATENT = 16
+"""Dimensions of the latent state."""
+
 _GRID = 0.25
 """Hours between the times at which the latent path is stored."""
 
@@ -60,7 +63,6 @@ class LatentPath(nn.Module):
         horizons: Sequence[float],
         width: int,
         *,
-        latent: int,
         seen: int,
         controls: int,
         linear: bool,
@@ -73,7 +75,7 @@ class LatentPath(nn.Module):
         self.absorption = Absorption(controls) if controls else None
         self.recognition = nn.GRU(4 + controls, width, batch_first=True)
         self.posterior = nn.Sequential(
-            nn.Linear(width + 1, width), nn.SiLU(), nn.Linear(width, 2 * latent)
+            nn.Linear(width + 1, width), nn.SiLU(), nn.Linear(width, 2 * LATENT)
         )
         times = _grid(self.horizons)
         self.register_buffer("grid", torch.tensor(times))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ode_models.block import ODEBlock, append_time
 from ode_models.intakes import Absorption, Intakes
-from ode_models.latent import LatentPath
+from ode_models.latent import LATENT, LatentPath
 
 if TYPE_CHECKING:
     from ode_core import GradientMethod, Solver
@@ -34,7 +34,6 @@ class LatentODE(LatentPath):
         horizons: Sequence[float],
         width: int,
         *,
-        latent: int = 16,
         controls: int = 0,
         linear: bool = True,
         solver: str | Solver = "dopri5",
@@ -43,11 +42,9 @@ class LatentODE(LatentPath):
         atol: float | None = None,
         dt: float | None = None,
     ) -> None:
-        super().__init__(
-            horizons, width, latent=latent, seen=latent, controls=controls, linear=linear
-        )
+        super().__init__(horizons, width, seen=LATENT, controls=controls, linear=linear)
         self.block = ODEBlock(
-            _Field(latent, width, self.absorption),
+            _Field(width, self.absorption),
             self.grid.tolist(),
             solver=solver,
             gradient=gradient,
@@ -67,15 +64,15 @@ class LatentODE(LatentPath):
 class _Field(nn.Module):
     """dz/dt by a perceptron of z, the time and what is being absorbed, on `[B, latent]`."""
 
-    def __init__(self, latent: int, width: int, absorption: Absorption | None) -> None:
+    def __init__(self, width: int, absorption: Absorption | None) -> None:
         super().__init__()
         kinds = 0 if absorption is None else len(absorption.log_hours)
         self.layers = nn.Sequential(
-            nn.Linear(latent + 1 + kinds, width),
+            nn.Linear(LATENT + 1 + kinds, width),
             nn.SiLU(),
             nn.Linear(width, width),
             nn.SiLU(),
-            nn.Linear(width, latent),
+            nn.Linear(width, LATENT),
         )
         self.absorption = absorption
         self.intakes: Intakes | None = None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ode_models.intakes import Intakes
-from ode_models.latent import LatentPath
+from ode_models.latent import LATENT, LatentPath
 
 
 class LatentStill(LatentPath):
@@ -20,18 +20,10 @@ class LatentStill(LatentPath):
     """
 
     def __init__(
-        self,
-        horizons: Sequence[float],
-        width: int,
-        *,
-        latent: int = 16,
-        controls: int = 0,
-        linear: bool = True,
+        self, horizons: Sequence[float], width: int, *, controls: int = 0, linear: bool = True
     ) -> None:
-        seen = latent + 1 + controls
-        super().__init__(
-            horizons, width, latent=latent, seen=seen, controls=controls, linear=linear
-        )
+        seen = LATENT + 1 + controls
+        super().__init__(horizons, width, seen=seen, controls=controls, linear=linear)
 
     def path(self, start: Tensor, intakes: Intakes | None) -> Tensor:
         """Return z0, the time and the intakes' u at each time, `[T, B, latent + 1 + controls]`."""
