@@ -12,6 +12,8 @@ from ode_tasks.glucose_compare import against, compared
 from ode_tasks.glucose_horizons import horizons_figure
 from ode_tasks.glucose_scores import HALF_WIDTH, path_scores, scores
 from ode_tasks.glucose_summary import summaries
+from ode_tasks.report.glucose import sections
+from ode_tasks.report.rows import Result
 
 
 def table(target, mean, *, std=None, subject="a", horizon=30):
@@ -168,3 +170,37 @@ def test_a_studys_tables_have_seeds_as_one_line_and_say_what_the_ode_adds():
         for line in summary.rows:
             assert tuple(line) == summary.columns
     assert summaries({}) == []
+
+
+def test_people_never_seen_have_a_ridge_of_their_own_in_the_tables():
+    one, other = {"ridge": row(10.0)}, {"ridge": row(12.0)}
+    made = {
+        "gru_unseen": [row(11.0, baselines=other, unseen_people=True)],
+        "gru": [row(9.0, baselines=one, unseen_people=False)],
+    }
+    errors = {line["forecast by"]: line for line in summaries(made)[0].rows}
+    assert [errors[name]["30 min"] for name in ("ridge", "ridge unseen")] == ["10.00", "12.00"]
+    assert errors["gru unseen"]["30 min, less ridge"].startswith("−1.00")
+
+
+def test_the_report_shows_the_tables_and_the_picture_of_a_study(tmp_path):
+    found = [
+        Result(
+            row(9.0 + seed, baselines={n: row(10.0) for n in ("ridge", "last_value")})
+            | {"task": "glucose", "preset": "full", "seed": seed, "model": "gru", "status": "ok"}
+            | {"study_cell": cell, "score": 9.0, "data": "x.csv"},
+            tmp_path / cell / "metrics.json",
+            tmp_path / cell,
+        )
+        for cell in ("gru", "gru_alone")
+        for seed in (0, 1)
+    ]
+    (section,) = sections(found)
+    assert section.tables[0].title == "glucose (full) of x.csv: RMSE"
+    names = [line["forecast by"] for line in section.tables[0].rows]
+    assert names == ["gru", "gru alone", "ridge", "last value"]
+    assert "9.50 ± 0.71" in section.tables[0].markdown()
+    (plot,) = section.plots
+    assert plot.name == "glucose-full-x-csv-horizons.png"
+    assert plot.png.startswith(b"\x89PNG")
+    assert sections([]) == []

@@ -89,7 +89,10 @@ class Glucose:
         cohort = _cohort(config, settings)
         subjects = [person.subject for person in cohort.series]
         parts = folds(cohort.series, settings.folds)
-        learned = [training.learn(config, settings, part, progress) for part in parts]
+        learned = [
+            training.learn(_of_fold(config, fold, len(parts)), settings, part, progress)
+            for fold, part in enumerate(parts)
+        ]
         forecasts = pd.concat(
             [
                 table(part.test, subjects, found.test.mean, std=found.test.std)
@@ -143,6 +146,13 @@ def _cohort(config: RunConfig, settings: GlucoseSettings) -> Cohort:
     if settings.controls:
         return cohort
     return Cohort(tuple(person._replace(taken=None) for person in cohort.series), cohort.notes)
+
+
+def _of_fold(config: RunConfig, fold: int, count: int) -> RunConfig:
+    """Return the config whose checkpoints are this fold's own."""
+    if count == 1 or config.out is None:
+        return config
+    return dataclasses.replace(config, out=config.out / f"fold-{fold}")
 
 
 def _scored(forecasts: pd.DataFrame) -> dict[str, Any]:

@@ -35,8 +35,12 @@ def summaries(forecasters: Mapping[str, Sequence[Row]]) -> list[Summary]:
     """
     if not forecasters:
         return []
-    first = next(iter(forecasters.values()))[0]
+    seen = [rows[0] for rows in forecasters.values() if not rows[0].get("unseen_people")]
+    unseen = [rows[0] for rows in forecasters.values() if rows[0].get("unseen_people")]
+    first = (seen or unseen)[0]
     baselines = {_words(name): [row] for name, row in first["baselines"].items()}
+    if seen and unseen:
+        baselines |= {f"{_RIDGE} unseen": [unseen[0]["baselines"][_RIDGE]]}
     lines = {_words(name): rows for name, rows in forecasters.items()} | baselines
     minutes = sorted(int(match.group(1)) for key in first if (match := _RMSE.fullmatch(key)))
     ends = (minutes[len(minutes) // 2 - 1], minutes[-1]) if len(minutes) > 1 else tuple(minutes)
