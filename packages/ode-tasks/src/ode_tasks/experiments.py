@@ -91,9 +91,11 @@ _IMAGES_FULL = _IMAGES._replace(
         cell if cell.name in _WHOLE else cell._replace(defaults=_SHORT) for cell in _IMAGES.cells
     )
 )
+# The baselines are the same for all cells, so that the trees are grown for one only.
+_NO_TREES = (("trees", "false"),)
 _LATENT_ODE = Cell("latent_ode", "latent_ode", "dopri5", "direct")
-_GRU = Cell("gru", "gru")
-_LATENT_STILL = Cell("latent_still", "latent_still")
+_GRU = Cell("gru", "gru", defaults=_NO_TREES)
+_LATENT_STILL = Cell("latent_still", "latent_still", defaults=_NO_TREES)
 _FORECASTS = Study(
     (_LATENT_ODE, _GRU, _LATENT_STILL),
     (Pair("latent_ode", "gru"), Pair("latent_ode", "latent_still")),
@@ -102,7 +104,8 @@ _FORECASTS = Study(
 
 def _with(suffix: str, cells: tuple[Cell, ...], key: str, value: str) -> tuple[Cell, ...]:
     return tuple(
-        cell._replace(name=f"{cell.name}_{suffix}", settings=((key, value),)) for cell in cells
+        cell._replace(name=f"{cell.name}_{suffix}", settings=((key, value),), defaults=_NO_TREES)
+        for cell in cells
     )
 
 
@@ -113,7 +116,7 @@ _FORECASTS_FULL = Study(
         *_FORECASTS.cells,
         *_with("alone", (_LATENT_ODE, _LATENT_STILL, _GRU), "linear", "false"),
         *_with("unseen", (_LATENT_ODE, _GRU), "folds", "4"),
-        Cell("ode_rnn", "ode_rnn", "midpoint", "direct", dt=1.0),
+        Cell("ode_rnn", "ode_rnn", "midpoint", "direct", dt=1.0, defaults=_NO_TREES),
     ),
     (
         *_FORECASTS.pairs,
