@@ -11,7 +11,7 @@ import ode_core
 from ode_core import ArgumentError
 from ode_models import Forecast
 from ode_models.forecast import LEAST_STD, LinearPath, check_horizons, features, ordered
-from ode_models.latent_ode import Posterior
+from ode_models.latent import Posterior
 from tests.problems import FOR_MANY, solved_for
 
 HORIZONS = (0.25, 0.5, 1.0)

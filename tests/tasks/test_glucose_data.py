@@ -228,3 +228,43 @@ def test_the_hall_file(shared_data):
     assert len(cohort.series) == 19
     assert sum(len(person.glucose) for person in cohort.series) == 34_890
     assert cohort.notes == ()
+
+
+MEALS = """subject,time,glucose_mg_dl,carbohydrate_g,insulin_u
+a,2024-03-01T08:00:00,100,,
+a,2024-03-01T08:02:00,,40,4.5
+a,2024-03-01T08:05:00,104,0,
+a,2024-03-01T08:02:00,,10,
+b,2024-03-01T08:05:00,90,,1
+c,2024-03-01T08:05:00,90,,
+"""
+
+
+def test_meals_and_insulin_stand_in_columns_of_their_own(tmp_path):
+    path = tmp_path / "meals.csv"
+    path.write_text(MEALS)
+    a, b, c = load(path).series
+    assert a.glucose.tolist() == [100, 104]
+    assert a.taken.times.astype(str).tolist() == ["2024-03-01T08:02:00.000"]
+    assert a.taken.amounts.tolist() == [[50, 4.5]]
+    assert b.glucose.tolist() == [90]
+    assert b.taken.amounts.tolist() == [[0, 1]]
+    assert c.taken is None
+
+
+@pytest.mark.parametrize("cell", ["-3", "much", "inf"])
+def test_an_amount_that_is_none_is_refused(tmp_path, cell):
+    path = tmp_path / "meals.csv"
+    path.write_text(MEALS.replace(",40,", f",{cell},"))
+    with pytest.raises(DataError, match="1 cells of the column carbohydrate_g.*line 3"):
+        load(path)
+
+
+def test_a_line_without_a_reading_and_without_an_intake_is_refused(tmp_path):
+    path = tmp_path / "meals.csv"
+    path.write_text(MEALS + "c,2024-03-01T08:10:00,,,\n")
+    with pytest.raises(DataError, match="line 8 .glucose"):
+        load(path)
+    path.write_text(MEALS.replace("b,2024-03-01T08:05:00", ",2024-03-01"))
+    with pytest.raises(DataError, match="line 6 .subject"):
+        load(path)

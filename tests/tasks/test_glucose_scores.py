@@ -8,7 +8,7 @@ import pytest
 
 from ode_core import DataError
 from ode_tasks.data.glucose import Series, load
-from ode_tasks.data.windows import split
+from ode_tasks.data.windows import HORIZONS, split
 from ode_tasks.glucose_baselines import baselines, ridge, slots, straight_line
 from ode_tasks.glucose_plot import COLUMNS, figure, read
 from ode_tasks.glucose_scores import by_person, scores, table
@@ -28,10 +28,10 @@ def line():
 
 
 def test_the_last_value_and_the_straight_line(line):
-    found = baselines(line)
+    found = {name: made.mean for name, made in baselines(line).items()}
     truth = line.test.targets
     np.testing.assert_allclose(
-        truth - found["last_value"], [[0.3, 0.6, 1.2]] * len(truth), atol=1e-3
+        truth - found["last_value"], [[0.3, 0.6, 0.9, 1.2]] * len(truth), atol=1e-3
     )
     np.testing.assert_allclose(found["straight_line"], truth, atol=1e-3)
     np.testing.assert_allclose(found["ridge"], truth, atol=0.1)
@@ -45,7 +45,7 @@ def test_the_line_takes_the_readings_of_15_minutes_only():
     assert (straight_line(windows._replace(values=values)) == 100).all()
     values[:, -4] = 70  # 15 minutes before it
     rising = straight_line(windows._replace(values=values))
-    expected = np.polyval(np.polyfit([-15, -10, -5, 0], [70, 100, 100, 100], 1), [15, 30, 60])
+    expected = np.polyval(np.polyfit([-15, -10, -5, 0], [70, 100, 100, 100], 1), HORIZONS)
     np.testing.assert_allclose(rising[0], expected, rtol=1e-5)
 
 
@@ -54,7 +54,7 @@ def test_the_line_is_flat_where_there_is_one_reading():
     mask = windows.mask.copy()
     mask[:, -4:-1] = False
     flat = straight_line(windows._replace(mask=mask))
-    np.testing.assert_allclose(flat, np.repeat(windows.values[:, -1:], 3, axis=1))
+    np.testing.assert_allclose(flat, np.repeat(windows.values[:, -1:], len(HORIZONS), axis=1))
 
 
 def test_slots_interpolate_within_the_window_only():
@@ -81,7 +81,7 @@ def test_ridge_leaves_missing_targets_out():
 def test_the_figures_of_hall(shared_data):
     data = split(load(shared_data / "cgm/hall2018_subset19.csv").series)
     names = [str(number) for number in range(19)]
-    found = {k: scores(table(data.test, names, mean)) for k, mean in baselines(data).items()}
+    found = {k: scores(table(data.test, names, b.mean)) for k, b in baselines(data).items()}
     assert found["last_value"]["rmse_30"] == pytest.approx(15.10, abs=0.01)
     assert found["last_value"]["rmse_60"] == pytest.approx(22.93, abs=0.01)
     assert found["ridge"]["rmse_30"] == pytest.approx(13.21, abs=0.03)
@@ -136,11 +136,11 @@ def test_the_table_has_the_promised_columns_and_the_central_90_percent(line):
     mean = np.full_like(windows.targets, 100)
     rows = table(windows, ["x"], mean, std=np.full_like(mean, 10))
     assert tuple(rows.columns) == COLUMNS
-    assert len(rows) == 3 * len(windows.origin)
-    assert rows["horizon_min"].tolist()[:4] == [15, 30, 60, 15]
+    assert len(rows) == 4 * len(windows.origin)
+    assert rows["horizon_min"].tolist()[:5] == [15, 30, 45, 60, 15]
     assert set(rows["subject"]) == {"x"}
-    assert rows["origin"].iloc[3] == pd.Timestamp(windows.origin[1])
-    np.testing.assert_array_equal(rows["target"].to_numpy()[:3], windows.targets[0])
+    assert rows["origin"].iloc[4] == pd.Timestamp(windows.origin[1])
+    np.testing.assert_array_equal(rows["target"].to_numpy()[:4], windows.targets[0])
     assert rows["hi90"].iloc[0] == pytest.approx(100 + 16.4485, abs=1e-3)
     assert rows["lo90"].iloc[0] == pytest.approx(100 - 16.4485, abs=1e-3)
     rng = np.random.default_rng(0)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ode_core import DataError
-from ode_tasks.data.glucose import Series, load
+from ode_tasks.data.glucose import Series, Taken, load
 from ode_tasks.data.patients import cohort
-from ode_tasks.data.windows import HORIZONS, split
+from ode_tasks.data.windows import HORIZONS, folds, split
 
 START = np.datetime64("2024-03-01T00:00:00", "ms")
 
@@ -227,3 +227,74 @@ def test_the_people_of_hall_give_4863_test_windows(shared_data):
     parts = split(load(shared_data / "cgm/hall2018_subset19.csv").series)
     assert len(parts.test.origin) == 4_863
     assert len(set(parts.test.subject)) == 19
+
+
+def eating(person, hours, amounts):
+    """Return the person with intakes so many hours after the first reading."""
+    times = person.times[0] + (3600_000 * np.asarray(hours)).astype("timedelta64[ms]")
+    return person._replace(taken=Taken(times, np.asarray(amounts, dtype=np.float64)))
+
+
+def test_what_was_taken_in_is_known_up_to_the_origin_over_the_history():
+    hours = [5.0, 6.5, 6.5 + 1 / 60]
+    person = eating(regular(), hours, [[40, 0], [0, 3], [20, 0]])
+    windows = split([person]).train
+    ages = (windows.origin - person.times[0]) / np.timedelta64(3600, "s")
+    for row in range(0, len(ages), 3):
+        known = [
+            (hour - ages[row], *amounts)
+            for hour, amounts in zip(hours, person.taken.amounts, strict=True)
+            if ages[row] - 4 < hour <= ages[row] + 1e-9
+        ]
+        there = windows.intakes[row].any(axis=1)
+        found = np.column_stack((windows.intake_times[row], windows.intakes[row]))[there]
+        np.testing.assert_allclose(found, np.reshape(known, (-1, 3)), atol=1e-5)
+        assert (windows.intake_times[row, ~there] == 0).all()
+
+
+def test_the_dose_is_the_mean_of_the_training_parts_intakes():
+    person = eating(regular(), [1, 2, 3, 70], [[40, 0], [20, 0], [0, 3], [900, 900]])
+    np.testing.assert_allclose(split([person]).scale.doses, [30, 3])
+    nothing = split([eating(regular(), [], np.zeros((0, 2)))])
+    np.testing.assert_allclose(nothing.scale.doses, [1, 1])
+    assert nothing.train.intakes.shape[2] == 2
+    assert split([regular()]).train.intakes.shape[2] == 0
+
+
+def test_people_with_and_without_a_record_stand_side_by_side():
+    parts = split([eating(regular(), [50.0], [[40, 0]]), regular(subject="b")])
+    assert parts.train.intakes.shape[2] == 2
+    assert parts.train.intakes[parts.train.subject == 0].any()
+    assert not parts.train.intakes[parts.train.subject == 1].any()
+
+
+def people(count):
+    saw = np.arange(1000) % 13
+    return [regular(glucose=90 + 10 * n + saw, subject=str(n)) for n in range(count)]
+
+
+def test_each_person_is_unseen_in_one_fold_and_the_folds_test_on_the_same_windows():
+    parts = folds(people(5), 2)
+    assert [sorted(set(part.test.subject)) for part in parts] == [[0, 2, 4], [1, 3]]
+    for part in parts:
+        for windows in (part.train, part.validation):
+            assert not set(windows.subject) & set(part.test.subject)
+    whole = split(people(5)).test
+    tested = np.concatenate([part.test.targets for part in parts])
+    assert len(tested) == len(whole.targets)
+    assert sorted(map(tuple, tested)) == sorted(map(tuple, whole.targets))
+    assert len(folds(people(5), 1)) == 1
+    with pytest.raises(DataError, match="2 people do not fill 3 folds"):
+        folds(people(2), 3)
+
+
+def test_nothing_of_an_unseen_person_reaches_what_is_trained_or_normalised_with():
+    before, after = people(4), people(4)
+    after[1] = after[1]._replace(glucose=after[1].glucose + 100)
+    one, two = (split(series, unseen=[1]) for series in (before, after))
+    for part in ("train", "validation"):
+        np.testing.assert_array_equal(getattr(one, part).values, getattr(two, part).values)
+    np.testing.assert_array_equal(one.scale.means, two.scale.means)
+    assert one.scale.std == two.scale.std
+    seen = [0, 2, 3]
+    assert one.scale.means[1] == pytest.approx(one.scale.means[seen].mean())

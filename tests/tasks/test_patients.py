@@ -142,3 +142,32 @@ def test_a_patient_is_the_same_whoever_else_there_is():
 def test_a_cohort_without_patients_is_refused():
     with pytest.raises(ArgumentError, match="at least 1 patient"):
         cohort(0, 4)
+
+
+def test_the_patients_wrote_down_what_they_ate_and_injected():
+    people = cohort(4, 5).series
+    for person in people:
+        times, amounts = person.taken
+        assert (np.diff(times) >= np.timedelta64(0)).all()
+        assert ((amounts > 0).sum(axis=1) == 1).all()
+        meals, boluses = (amounts[amounts[:, kind] > 0, kind] for kind in (0, 1))
+        assert 3 * 5 <= len(meals) <= 4 * 5
+        assert 10 < meals.mean() < 90
+        assert 0.3 < len(boluses) / len(meals) <= 1
+        assert 0.5 < boluses.mean() < 20
+    rise = [_after_meals(person) for person in people]
+    assert np.mean(rise) > 15
+
+
+def _after_meals(person):
+    """Return by how much glucose rises in the 45 minutes after a meal above 50 g, in the mean."""
+    meals = person.taken.times[person.taken.amounts[:, 0] > 50]
+    now, later = (
+        np.interp(
+            (meals + np.timedelta64(minutes, "m")).astype("float64"),
+            person.times.astype("float64"),
+            person.glucose,
+        )
+        for minutes in (0, 45)
+    )
+    return (later - now).mean()

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ode_models.forecast import Forecast
     from ode_models.gru import GRU
     from ode_models.latent_ode import LatentODE
+    from ode_models.latent_still import LatentStill
     from ode_models.neural_ode import NeuralODE
+    from ode_models.ode_rnn import ODERNN
     from ode_models.odenet import ODENet
     from ode_models.resnet import NoBlock, ResNet
 
@@ -22,16 +24,20 @@ _EXPORTS = {
     "Forecast": "forecast",
     "GRU": "gru",
     "LatentODE": "latent_ode",
+    "LatentStill": "latent_still",
     "NeuralODE": "neural_ode",
     "ODENet": "odenet",
+    "ODERNN": "ode_rnn",
     "NoBlock": "resnet",
     "ResNet": "resnet",
 }
 
 __all__ = [
     "GRU",
+    "ODERNN",
     "Forecast",
     "LatentODE",
+    "LatentStill",
     "NeuralODE",
     "NoBlock",
     "ODEBlock",

@@ -3,75 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ode_models.block import ODEBlock
-from ode_models.fields import TimeMLPField
-from ode_models.forecast import (
-    LEAST_STD,
-    WINDOW,
-    Forecast,
-    LinearPath,
-    Readings,
-    check_horizons,
-    features,
-    ordered,
-    silent,
-)
+from ode_models.block import ODEBlock, append_time
+from ode_models.intakes import Absorption, Intakes
+from ode_models.latent import LATENT, LatentPath
 
 if TYPE_CHECKING:
     from ode_core import GradientMethod, Solver
 
-_GRID = 0.25
-"""Hours between the times at which the latent path is stored."""
 
-
-class Posterior(NamedTuple):
-    """The recognition network's Gaussian over the latent start, each `[B, latent]`."""
-
-    mean: Tensor
-    std: Tensor
-
-    def divergence(self) -> Tensor:
-        """Return the Kullback-Leibler divergence from the standard normal, `[B]`."""
-        terms = 0.5 * (self.mean.square() + self.std.square() - 1.0) - self.std.log()
-        return terms.sum(1)
-
-
-class LatentODE(nn.Module):
+class LatentODE(LatentPath):
     """One latent trajectory a row, from the window's start through its readings to the horizons.
 
-    A GRU reads the readings from the newest to the oldest and gives q(z0); the latent ODE is solved
-    once, from the window's start to the last horizon, on one time grid for the whole batch. The
-    decoder turns a latent state into a reading, relative to the last one: the forecast is by how
-    much the decoded path rises from the origin to the horizon, the reconstruction is the decoded
-    path at each reading's own time, interpolated linearly between times 15 minutes apart (readings
-    older than the window count as read at its start).
-    `penalty` is the rest of the evidence lower bound: `reconstruction` times the readings' mean
-    negative log likelihood plus `divergence` times KL(q(z0) | N(0, 1)). In training z0 is drawn,
-    else it is q's mean.
-
-    With `linear` (the default) the forecast corrects a linear predictor, without it the last value;
-    an ODE that stood still would add nothing to either. The field knows the time, which makes the
-    way from the window's start to the horizons short to learn; q begins narrow and its divergence
-    weighs little, because what is forecast has to come
-    through z0. `horizons` are hours above 0, rising.
+    The latent ODE is solved once, from the window's start to the last horizon, on one time grid for
+    the whole batch; `LatentPath` has the rest. With `linear` (the default) the forecast corrects a
+    linear predictor, without it the last value; an ODE that stood still would add nothing to
+    either. The field knows the time, which makes the way from the window's start to the horizons
+    short to learn. `horizons` are hours above 0, rising; `controls` is the number of kinds of
+    intake that drive the field (see `Absorption`).
 
     Source: Chen et al. 2018, section 5; Rubanova, Chen, Duvenaud, NeurIPS 2019, section 3.
     """
-
-    grid: Tensor
 
     def __init__(
         self,
         horizons: Sequence[float],
         width: int,
         *,
-        latent: int = 16,
+        controls: int = 0,
         linear: bool = True,
         solver: str | Solver = "dopri5",
         gradient: str | GradientMethod = "direct",
@@ -79,74 +42,47 @@ class LatentODE(nn.Module):
         atol: float | None = None,
         dt: float | None = None,
     ) -> None:
-        super().__init__()
-        self.horizons = check_horizons(horizons)
-        self.linear = LinearPath(len(self.horizons)) if linear else None
-        self.recognition = nn.GRU(4, width, batch_first=True)
-        self.posterior = nn.Sequential(
-            nn.Linear(width + 1, width), nn.SiLU(), nn.Linear(width, 2 * latent)
-        )
-        times = _grid(self.horizons)
-        self.register_buffer("grid", torch.tensor(times))
-        self.at_origin_and_horizons = [times.index(time) for time in (0.0, *self.horizons)]
+        super().__init__(horizons, width, seen=LATENT, controls=controls, linear=linear)
         self.block = ODEBlock(
-            TimeMLPField(latent, width),
-            times,
+            _Field(width, self.absorption),
+            self.grid.tolist(),
             solver=solver,
             gradient=gradient,
             rtol=rtol,
             atol=atol,
             dt=dt,
         )
-        self.decoder = nn.Sequential(nn.Linear(latent, width), nn.SiLU(), silent(width, 3))
-        self.reconstruction = 0.1
-        self.divergence = 1e-4
 
-    def forward(self, times: Tensor, values: Tensor, mask: Tensor) -> Forecast:
-        """Return the forecast for readings `[B, L]`: hours up to the origin at 0, values, mask."""
-        readings = ordered(times, values, mask, newest_first=True)
-        last = readings.values[:, :1]
-        base = last.expand(-1, len(self.horizons)) if self.linear is None else self.linear(readings)
-        posterior = self.recognise(readings)
-        start = posterior.mean
-        if self.training:
-            start = start + posterior.std * torch.randn_like(start)
-        path = self.block(start)
-        reading, spread, _ = self.decoder(path[self.at_origin_and_horizons]).unbind(2)
-        rise = (reading[1:] - reading[0]).transpose(0, 1)
-        std = F.softplus(spread[1:]).transpose(0, 1) + LEAST_STD
-        penalty = self.reconstruction * self._reconstruct(path, readings).mean()
-        penalty = penalty + self.divergence * posterior.divergence().mean()
-        return Forecast(base + rise, std, penalty)
-
-    def recognise(self, readings: Readings) -> Posterior:
-        """Return q(z0) for readings, newest first."""
-        last = readings.values[:, :1]
-        hidden, _ = self.recognition(features(readings, last))
-        end = hidden[torch.arange(len(hidden)), readings.length - 1]
-        mean, spread = self.posterior(torch.cat((end, last), 1)).chunk(2, 1)
-        return Posterior(mean, F.softplus(spread - 3.0) + LEAST_STD)
-
-    def _reconstruct(self, path: Tensor, readings: Readings) -> Tensor:
-        """Return each row's mean negative log likelihood of its readings, `[B]`, sans constants."""
-        decoded, _, spread = self.decoder(self._at(path, readings.times)).unbind(2)
-        std = F.softplus(spread) + LEAST_STD
-        off = (readings.values - readings.values[:, :1] - decoded) / std
-        terms = torch.where(readings.mask, 0.5 * off.square() + std.log(), 0.0)
-        return terms.sum(1) / readings.length
-
-    def _at(self, path: Tensor, times: Tensor) -> Tensor:
-        """Return states `[B, L, latent]` at times `[B, L]` from the path `[T, B, latent]`."""
-        grid = self.grid
-        inside = times.clamp(float(grid[0]), float(grid[-1])).contiguous()
-        right = torch.searchsorted(grid, inside, right=True).clamp(1, len(grid) - 1)
-        share = ((inside - grid[right - 1]) / (grid[right] - grid[right - 1])).unsqueeze(-1)
-        rows = torch.arange(path.shape[1], device=path.device).unsqueeze(1)
-        return torch.lerp(path[right - 1, rows], path[right, rows], share)
+    def path(self, start: Tensor, intakes: Intakes | None) -> Tensor:
+        """Return the latent states `[T, B, latent]`."""
+        field: Any = self.block.field
+        field.intakes = intakes
+        states: Tensor = self.block(start)
+        return states
 
 
-def _grid(horizons: Sequence[float]) -> list[float]:
-    """Return the stored times: the window's start, every quarter of an hour, and the horizons."""
-    steps = round((WINDOW + horizons[-1]) / _GRID)
-    regular = {-WINDOW + _GRID * step for step in range(steps + 1)}
-    return sorted(regular | {0.0} | set(horizons))
+class _Field(nn.Module):
+    """dz/dt by a perceptron of z, the time and what is being absorbed, on `[B, latent]`."""
+
+    def __init__(self, width: int, absorption: Absorption | None) -> None:
+        super().__init__()
+        kinds = 0 if absorption is None else len(absorption.log_hours)
+        self.layers = nn.Sequential(
+            nn.Linear(LATENT + 1 + kinds, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, LATENT),
+        )
+        self.absorption = absorption
+        self.intakes: Intakes | None = None
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        """Return dz/dt at the time `t`, 0-d, in hours from the origin."""
+        inputs = append_time(t, z)
+        if self.absorption is not None and self.intakes is not None:
+            hours = t.to(self.intakes.times).expand(len(z), 1)
+            drive = self.absorption(hours, self.intakes).squeeze(1)
+            inputs = torch.cat((inputs, drive.to(z.dtype)), 1)
+        slope: Tensor = self.layers(inputs)
+        return slope

@@ -50,6 +50,20 @@ def ode_models() -> Iterator[ModelRecord]:
         solves=True,
     )
     yield ModelRecord(
+        "latent_still",
+        "ode_models.latent_still:LatentStill",
+        "the latent ODE's networks without its ODE, the decoder told the time, a control",
+        fits="forecasting",
+        solves=False,
+    )
+    yield ModelRecord(
+        "ode_rnn",
+        "ode_models.ode_rnn:ODERNN",
+        "recurrent state that follows an ODE between readings and jumps at each",
+        fits="forecasting",
+        solves=True,
+    )
+    yield ModelRecord(
         "neural_ode",
         "ode_models.neural_ode:NeuralODE",
         "a multilayer perceptron as a vector field",

@@ -91,9 +91,40 @@ _IMAGES_FULL = _IMAGES._replace(
         cell if cell.name in _WHOLE else cell._replace(defaults=_SHORT) for cell in _IMAGES.cells
     )
 )
+# The baselines are the same for all cells, so that the trees are grown for one only.
+_NO_TREES = (("trees", "false"),)
+_LATENT_ODE = Cell("latent_ode", "latent_ode", "dopri5", "direct")
+_GRU = Cell("gru", "gru", defaults=_NO_TREES)
+_LATENT_STILL = Cell("latent_still", "latent_still", defaults=_NO_TREES)
 _FORECASTS = Study(
-    (Cell("latent_ode", "latent_ode", "dopri5", "direct"), Cell("gru", "gru")),
-    (Pair("latent_ode", "gru"),),
+    (_LATENT_ODE, _GRU, _LATENT_STILL),
+    (Pair("latent_ode", "gru"), Pair("latent_ode", "latent_still")),
+)
+
+
+def _with(suffix: str, cells: tuple[Cell, ...], key: str, value: str) -> tuple[Cell, ...]:
+    return tuple(
+        cell._replace(name=f"{cell.name}_{suffix}", settings=((key, value),), defaults=_NO_TREES)
+        for cell in cells
+    )
+
+
+# Alone: without the linear predictor that the networks correct. Unseen: of people whom the network
+# never saw, a quarter of them at a time.
+_FORECASTS_FULL = Study(
+    (
+        *_FORECASTS.cells,
+        *_with("alone", (_LATENT_ODE, _LATENT_STILL, _GRU), "linear", "false"),
+        *_with("unseen", (_LATENT_ODE, _GRU), "folds", "4"),
+        Cell("ode_rnn", "ode_rnn", "midpoint", "direct", dt=1.0, defaults=_NO_TREES),
+    ),
+    (
+        *_FORECASTS.pairs,
+        Pair("ode_rnn", "gru"),
+        Pair("latent_ode_alone", "latent_still_alone"),
+        Pair("latent_ode_alone", "latent_ode"),
+        Pair("gru_alone", "gru"),
+    ),
 )
 _DYNAMICS = Study((Cell("neural_ode", "neural_ode", "dopri5", "direct"),), ())
 
@@ -105,7 +136,7 @@ STUDIES = {
     "spiral": _DYNAMICS,
 }
 # A study that is another one at this preset.
-_FULL = {"cifar10": _IMAGES_FULL}
+_FULL = {"cifar10": _IMAGES_FULL, "glucose": _FORECASTS_FULL}
 
 
 def planned(task: str, preset: str) -> Study | None:

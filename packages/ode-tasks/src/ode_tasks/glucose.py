@@ -1,43 +1,37 @@
-"""Glucose: forecast a person's readings 15, 30 and 60 minutes ahead."""
+"""Glucose: forecast a person's readings 15 to 60 minutes ahead."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
+import pandas as pd
 
 from ode_core.errors import ArgumentError
-from ode_tasks import measure
+from ode_tasks import glucose_training as training
 from ode_tasks.data import glucose, patients
-from ode_tasks.data.windows import HORIZONS, Parts, Windows, split
+from ode_tasks.data.glucose import Cohort
+from ode_tasks.data.windows import HORIZONS, folds, split
 from ode_tasks.glucose_baselines import baselines
+from ode_tasks.glucose_clinical import by_range, clarke
+from ode_tasks.glucose_compare import against
+from ode_tasks.glucose_horizons import HORIZON_PLOT, draw_horizons
 from ode_tasks.glucose_plot import FORECAST, draw
-from ode_tasks.glucose_scores import PREDICTIONS, by_person, scores, table
+from ode_tasks.glucose_scores import PREDICTIONS, by_person, path_scores, scores, table
 from ode_tasks.gradients.probe import Probe
 from ode_tasks.presets import load
-from ode_tasks.settings import Settings, build, check, choose, direct_twin, solving
-from ode_tasks.train import fit, loader, make_fabric
+from ode_tasks.settings import Settings, check, choose, solving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lightning_fabric import Fabric
-    from numpy.typing import NDArray
-    from torch import Tensor, nn
-
     from ode_core.protocols import Progress, RunConfig
-    from ode_tasks.data.glucose import Cohort
-    from ode_tasks.data.windows import Scale
-    from ode_tasks.train import Batch
+    from ode_tasks.data.windows import Parts
+    from ode_tasks.glucose_training import Learned
 
 SCORE = "rmse_30"
-
-# Enough windows to see the solver's error, few enough to solve them to 1e-10.
-_ERROR_WINDOWS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +40,11 @@ class GlucoseSettings(Settings):
 
     `train_windows` is the most that are trained on, spread evenly over all; the test part is
     always scored whole. Training stops after `patience` epochs without a better validation loss.
-    `patients` and `days` make the embedded cohort; `weight_decay` is AdamW's.
+    `patients` and `days` make the embedded cohort; `weight_decay` is AdamW's, `stretch` and `beta`
+    are `glucose_training.stretched`'s and `loss`'s. With `linear` the networks correct a linear
+    predictor, with `controls` they see meals and insulin where the data have them. With `folds`
+    above 1 the people are split, too: each is forecast by a network that never saw that person.
+    `trees` adds gradient-boosted trees to the baselines.
     """
 
     train_windows: int
@@ -54,15 +52,22 @@ class GlucoseSettings(Settings):
     patients: int
     days: int
     weight_decay: float = 0.0
+    stretch: float = 0.2
+    beta: float = 0.5
+    linear: bool = True
+    controls: bool = True
+    folds: int = 1
+    trees: bool = True
 
     def __post_init__(self) -> None:
         """Raise ArgumentError for a count below 1 or a negative weight decay."""
         super().__post_init__()
-        for name in ("train_windows", "patience", "patients", "days"):
+        for name in ("train_windows", "patience", "patients", "days", "folds"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"{name} is {getattr(self, name)}; it is a whole number from 1")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ArgumentError(f"weight_decay is {self.weight_decay}; it is a number from 0")
+        for name in ("weight_decay", "stretch", "beta"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ArgumentError(f"{name} is {getattr(self, name)}; it is a number from 0")
 
 
 PRESETS = load("glucose.toml", GlucoseSettings)
@@ -76,38 +81,50 @@ class Glucose:
     def run(self, config: RunConfig, progress: Progress) -> dict[str, Any]:
         """Train on readings, choose by the validation part, score the test part once.
 
-        With `config.out` the forecasts and a picture of them are left there. Raises DataError for
+        With `config.out` the forecasts and pictures of them are left there. Raises DataError for
         data that cannot be used.
         """
         settings = choose(PRESETS, config)
         check(config)
         cohort = _cohort(config, settings)
-        parts = split(cohort.series)
-        run = _train(config, settings, parts, progress)
-        test = _forecast(
-            run.model, parts.test, parts.scale, fabric=run.fabric, batch=settings.batch
-        )
         subjects = [person.subject for person in cohort.series]
-        forecasts = table(parts.test, subjects, test.mean, std=test.std)
+        parts = folds(cohort.series, settings.folds)
+        learned = [
+            training.learn(_of_fold(config, fold, len(parts)), settings, part, progress)
+            for fold, part in enumerate(parts)
+        ]
+        forecasts = pd.concat(
+            [
+                table(part.test, subjects, found.test.mean, std=found.test.std)
+                for part, found in zip(parts, learned, strict=True)
+            ],
+            ignore_index=True,
+        )
+        rivals = _baselines(parts, subjects, settings)
         if config.out is not None:
             config.out.mkdir(parents=True, exist_ok=True)
             forecasts.to_parquet(config.out / PREDICTIONS, index=False)
             draw(config.out / FORECAST, forecasts, config.model)
-        pooled = scores(forecasts)
+            named = {config.model: by_person(forecasts)}
+            named |= {name: found["per_person"] for name, found in rivals.items()}
+            draw_horizons(config.out / HORIZON_PLOT, named)
+        pooled = _scored(forecasts)
         return {
             **solving(config, settings),
-            "loss": test.loss,
+            "loss": float(np.mean([found.test.loss for found in learned])),
             "score": pooled[SCORE],
             "score_name": SCORE,
             "higher_is_better": False,
-            **run.columns,
+            **_costs(learned),
             **pooled,
-            "per_person": by_person(forecasts),
-            "baselines": _baselines(parts, subjects),
+            "against_ridge": against(pooled["per_person"], rivals["ridge"]["per_person"]),
+            "baselines": rivals,
             "people": len(subjects),
-            "train_windows": min(len(parts.train.origin), settings.train_windows),
-            "validation_windows": len(parts.validation.origin),
-            "test_windows": len(parts.test.origin),
+            "unseen_people": settings.folds > 1,
+            "intakes": training.kinds(parts[0].train) > 0,
+            "train_windows": min(len(parts[0].train.origin), settings.train_windows),
+            "validation_windows": len(parts[0].validation.origin),
+            "test_windows": sum(len(part.test.origin) for part in parts),
             "data_notes": list(cohort.notes),
         }
 
@@ -115,137 +132,56 @@ class Glucose:
         """Return one batch of windows and its loss; raises DataError like `run`."""
         settings = choose(PRESETS, config)
         parts = split(_cohort(config, settings).series)
-        used = _tensors(_spread(parts.train, settings.batch), parts.scale)
+        used = training.tensors(training.spread(parts.train, settings.batch), parts.scale)
         batch = tuple(part.to(config.device) for part in used)
-        return Probe(settings, _size(settings), lambda net: _loss(net, batch), batch)
+        size = training.model_size(settings, training.kinds(parts.train))
+        return Probe(settings, size, lambda net: training.loss(net, batch), batch)
 
 
 def _cohort(config: RunConfig, settings: GlucoseSettings) -> Cohort:
     if config.data is not None:
-        return glucose.load(config.data)
-    return patients.cohort(settings.patients, settings.days)
+        cohort = glucose.load(config.data)
+    else:
+        cohort = patients.cohort(settings.patients, settings.days)
+    if settings.controls:
+        return cohort
+    return Cohort(tuple(person._replace(taken=None) for person in cohort.series), cohort.notes)
 
 
-def _baselines(parts: Parts, subjects: Sequence[str]) -> dict[str, dict[str, Any]]:
-    tables = {name: table(parts.test, subjects, mean) for name, mean in baselines(parts).items()}
-    return {name: scores(t) | {"per_person": by_person(t)} for name, t in tables.items()}
+def _of_fold(config: RunConfig, fold: int, count: int) -> RunConfig:
+    """Return the config whose checkpoints are this fold's own."""
+    if count == 1 or config.out is None:
+        return config
+    return dataclasses.replace(config, out=config.out / f"fold-{fold}")
 
 
-class _Run(NamedTuple):
-    """A trained model, and what its training and its solves cost."""
-
-    model: nn.Module
-    fabric: Fabric
-    columns: dict[str, Any]
-
-
-def _train(config: RunConfig, settings: GlucoseSettings, parts: Parts, progress: Progress) -> _Run:
-    fabric = make_fabric(config.device, settings.precision)
-    size = _size(settings)
-    model = build(config, settings, **size)
-    used = _tensors(_spread(parts.train, settings.train_windows), parts.scale)
-    trained = fit(
-        model,
-        loader(used, settings.batch, seed=config.seed),
-        _loss,
-        optimiser=torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        ),
-        schedule=settings.schedule(
-            patience=settings.patience, watch="validation_loss", higher_is_better=False
-        ),
-        evaluate=_Validate(parts, fabric, settings.batch),
-        fabric=fabric,
-        progress=progress,
-        config=config,
-    )
-    batch = fabric.to_device(tuple(part[: settings.batch] for part in used))
-    twin = direct_twin(config, settings, model, **size)
-    columns = {
-        **trained.columns(),
-        "solver_error": measure.solver_error(model, *(part[:_ERROR_WINDOWS] for part in batch[:3])),
-        **measure.memory_columns(model, twin, lambda net: _loss(net, batch), batch),
-        "history": trained.history,
+def _scored(forecasts: pd.DataFrame) -> dict[str, Any]:
+    return {
+        **scores(forecasts),
+        **path_scores(forecasts),
+        "per_person": by_person(forecasts),
+        "by_range": by_range(forecasts),
+        "clarke": clarke(forecasts),
     }
-    return _Run(model, fabric, columns)
 
 
-def _size(settings: GlucoseSettings) -> dict[str, Any]:
-    return {"horizons": [minutes / 60 for minutes in HORIZONS], "width": settings.width}
+def _baselines(
+    parts: Sequence[Parts], subjects: Sequence[str], settings: GlucoseSettings
+) -> dict[str, dict[str, Any]]:
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for part in parts:
+        for name, found in baselines(part, trees=settings.trees).items():
+            made = table(part.test, subjects, found.mean, std=found.std)
+            tables.setdefault(name, []).append(made)
+    return {name: _scored(pd.concat(made)) for name, made in tables.items()}
 
 
-def _spread(windows: Windows, count: int) -> Windows:
-    """Return at most so many windows, evenly spread over all."""
-    if len(windows.origin) <= count:
-        return windows
-    return windows.take(np.linspace(0, len(windows.origin) - 1, count).astype(np.int64))
-
-
-def _tensors(windows: Windows, scale: Scale) -> Batch:
-    """Return times (hours), normal values, mask and normal targets (NaN where missing)."""
-    parts = (
-        windows.times,
-        np.where(windows.mask, scale.normal(windows.values, windows.subject), np.float32(0)),
-        windows.mask,
-        scale.normal(windows.targets, windows.subject),
-    )
-    return tuple(torch.from_numpy(part) for part in parts)
-
-
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the Gaussian negative log likelihood of the known targets plus the model's penalty."""
-    times, values, mask, targets = batch
-    forecast = model(times, values, mask)
-    loss: Tensor = _likelihood(forecast.mean, forecast.std, targets) + forecast.penalty
-    return loss
-
-
-def _likelihood(mean: Tensor, std: Tensor, targets: Tensor) -> Tensor:
-    known = ~targets.isnan()
-    each = F.gaussian_nll_loss(
-        mean, torch.where(known, targets, 0), std.square(), full=True, reduction="none"
-    )
-    return (each * known).sum() / known.sum().clamp_min(1)
-
-
-class _Forecasts(NamedTuple):
-    """`mean` and `std` are `[W, H]` in mg/dL, `loss` the mean negative log likelihood."""
-
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-    loss: float
-
-
-@torch.no_grad()
-def _forecast(
-    model: nn.Module, windows: Windows, scale: Scale, *, fabric: Fabric, batch: int
-) -> _Forecasts:
-    model.eval()
-    tensors = _tensors(windows, scale)
-    means, stds = [], []
-    for part in loader(tensors, 4 * batch):
-        forecast = model(*fabric.to_device(part[:3]))
-        means.append(forecast.mean.float().cpu())
-        stds.append(forecast.std.float().cpu())
-    mean, std = torch.cat(means), torch.cat(stds)
-    loss = float(_likelihood(mean, std, tensors[3]))
-    mg_dl = scale.mg_dl(mean.numpy(), windows.subject)
-    return _Forecasts(mg_dl, std.numpy() * np.float32(scale.std), loss)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Validate:
-    """The loss and the errors over the validation part, by which training is stopped."""
-
-    parts: Parts
-    fabric: Fabric
-    batch: int
-
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        windows = self.parts.validation
-        found = _forecast(model, windows, self.parts.scale, fabric=self.fabric, batch=self.batch)
-        people = [str(number) for number in range(len(self.parts.scale.means))]
-        return {
-            "validation_score": scores(table(windows, people, found.mean))[SCORE],
-            "validation_loss": found.loss,
-        }
+def _costs(learned: Sequence[Learned]) -> dict[str, Any]:
+    """Return what training cost: of several folds the last one's."""
+    columns = dict(learned[-1].columns)
+    calibration = np.mean([found.calibration for found in learned], axis=0)
+    columns |= {
+        f"calibration_{minutes}": float(factor)
+        for minutes, factor in zip(HORIZONS, calibration, strict=True)
+    }
+    return columns

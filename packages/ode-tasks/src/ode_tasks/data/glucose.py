@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,13 +21,27 @@ if TYPE_CHECKING:
 _SUFFIXES = (".csv", ".xml")
 _SHOWN = 5
 
+KINDS = ("carbohydrate (g)", "insulin (U)")
+"""The kinds of intake that a series can have."""
+
+
+class Taken(NamedTuple):
+    """What one person took in: `times` `[E]` ascending; `amounts` `[E, 2]`, see `KINDS`."""
+
+    times: NDArray[np.datetime64]
+    amounts: NDArray[np.float64]
+
 
 class Series(NamedTuple):
-    """One person's readings: `times` ascending without repeats, `glucose` float64 in mg/dL."""
+    """One person's readings: `times` ascending without repeats, `glucose` float64 in mg/dL.
+
+    `taken` are the meals and the insulin on record, None where nobody kept one.
+    """
 
     subject: str
     times: NDArray[np.datetime64]
     glucose: NDArray[np.float64]
+    taken: Taken | None = None
 
 
 class Cohort(NamedTuple):
@@ -56,11 +70,27 @@ def load(path: Path) -> Cohort:
         readings = readings.drop_duplicates(["subject", "time", "glucose"])
     _refuse_contradictions(path, readings)
     readings = readings.sort_values(["subject", "time"])
+    taken = _taken([part.taken for part in parsed if part.taken is not None])
     series = [
-        Series(str(subject), rows["time"].to_numpy(), rows["glucose"].to_numpy())
+        Series(
+            str(subject), rows["time"].to_numpy(), rows["glucose"].to_numpy(), taken.get(subject)
+        )
         for subject, rows in readings.groupby("subject", sort=True)
     ]
     return Cohort(tuple(series), tuple(notes))
+
+
+def _taken(records: list[pd.DataFrame]) -> dict[Any, Taken]:
+    """Return each person's intakes; those of one moment, in several lines or files, are added."""
+    if not any(len(record) for record in records):
+        return {}
+    every = pd.concat(records).groupby(["subject", "time"], sort=True).sum().reset_index("time")
+    return {
+        subject: Taken(
+            rows["time"].to_numpy(), rows[["carbohydrate", "insulin"]].to_numpy(dtype=np.float64)
+        )
+        for subject, rows in every.groupby(level="subject")
+    }
 
 
 def _files(path: Path) -> list[Path]:

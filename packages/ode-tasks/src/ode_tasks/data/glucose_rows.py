@@ -35,11 +35,13 @@ class Parsed(NamedTuple):
     """What a loader returns of one file.
 
     `readings` has the columns subject, time (without zone), glucose (mg/dL) and where (file and
-    line); `notes` say in a sentence each what was done to the data.
+    line); `notes` say in a sentence each what was done to the data. `taken` has the columns
+    subject, time, carbohydrate (g) and insulin (U), None where the file keeps no record of them.
     """
 
     readings: pd.DataFrame
     notes: tuple[str, ...] = ()
+    taken: pd.DataFrame | None = None
 
 
 def text(path: Path) -> str:
@@ -101,6 +103,16 @@ def checked(
             "where": path.name + ":" + frame["line"].astype(str),
         }
     )
+
+
+def stamped(path: Path, rows: Sequence[Row]) -> pd.DataFrame:
+    """Return subject and time of rows whose reading is of no interest; else like `checked`."""
+    frame = pd.DataFrame(rows)
+    times = pd.to_datetime(frame["time"], format="ISO8601", errors="coerce", utc=True)
+    faults = {"subject": frame["subject"] == "", "time": times.isna()}
+    _refuse_unreadable(path, rows, pd.DataFrame(faults))
+    times = times.dt.tz_localize(None).astype("datetime64[ms]")
+    return pd.DataFrame({"subject": frame["subject"], "time": times})
 
 
 def _refuse_unreadable(path: Path, rows: Sequence[Row], faults: pd.DataFrame) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from ode_core import solve
 from ode_core.errors import ArgumentError
-from ode_tasks.data.glucose import Cohort, Series
+from ode_tasks.data.glucose import Cohort, Series, Taken
 from ode_tasks.data.glucose_rows import MG_DL_PER_MMOL_L
 from ode_tasks.data.hovorka import MMOL_PER_GRAM, Body, Hovorka, Intake, dose, steady
 
@@ -69,7 +69,8 @@ def cohort(patients: int = 8, days: int = 4, seed: int = 0) -> Cohort:
         _wear(f"virtual-{number + 1:02d}", glucose[number], chance)
         for number, chance in enumerate(chances)
     ]
-    return Cohort(tuple(series))
+    record = _record(meals, boluses, weights, ends=days * _DAY)
+    return Cohort(tuple(_kept(*both) for both in zip(series, record, strict=True)))
 
 
 def _people(chances: list[Generator]) -> tuple[Body, Tensor, Tensor]:
@@ -116,6 +117,31 @@ def _intake(
         eaten.append((time, amount))
         injected.append((time + late, amount * unit * judged * taken))
     return _stack(eaten), _stack(injected)
+
+
+def _record(
+    meals: Intake, boluses: Intake, weights: Tensor, *, ends: float
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Return when (minutes) each patient took in what (g of carbohydrate, U of insulin)."""
+    grams = (meals.amounts * weights[:, None] / MMOL_PER_GRAM).numpy()
+    units = (boluses.amounts * weights[:, None] / 1000).numpy()
+    kept = []
+    for number in range(len(grams)):
+        times = np.concatenate((meals.times[number], boluses.times[number]))
+        nothing = np.zeros(len(times) // 2)
+        amounts = np.column_stack(
+            (np.append(grams[number], nothing), np.append(nothing, units[number]))
+        )
+        order = np.argsort(times, kind="stable")
+        there = order[amounts[order].any(axis=1) & (times[order] >= 0) & (times[order] < ends)]
+        kept.append((times[there], amounts[there]))
+    return kept
+
+
+def _kept(series: Series, record: tuple[NDArray[np.float64], NDArray[np.float64]]) -> Series:
+    """Return the series with what the patient wrote down, to the minute."""
+    minutes, amounts = record
+    return series._replace(taken=Taken(_START + minutes.astype("timedelta64[m]"), amounts))
 
 
 def _stack(intakes: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Intake:

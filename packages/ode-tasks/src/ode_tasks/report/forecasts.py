@@ -17,6 +17,8 @@ from ode_tasks.report.section import Plot, Section, Table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
+
     from ode_tasks.report.rows import Result
 
 _MEASURES = {"rmse": "RMSE", "mae": "MAE", "ape": "APE %", "coverage90": "in 90 % interval"}
@@ -55,12 +57,12 @@ def _plots(
     of_set: Set, groups: Sequence[Group], data: str, problems: list[str]
 ) -> tuple[Plot, ...]:
     """Return the forecasts of the first seed of each model, drawn; say what could not be read."""
-    tables = {}
+    tables: dict[str, pd.DataFrame] = {}
     for group in groups:
         path = group.runs[0].folder / PREDICTIONS
         if path.exists():
             try:
-                tables[str(group.get("model"))] = glucose_plot.read(path)
+                tables.setdefault(str(group.get("model")), glucose_plot.read(path))
             except DataError as error:
                 problems.append(str(error))
     if not tables:
@@ -100,6 +102,8 @@ def _table(groups: Sequence[Group]) -> tuple[tuple[str, ...], tuple[dict[str, st
 
 
 def _called(group: Group) -> str:
+    if group.cell:
+        return group.cell.replace("_", " ")
     return " ".join(filter(None, (str(group.get("model")), str(group.get("solver") or ""))))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ode_tasks.report import exactness, forecasts, methods, networks, scores, verdict
+from ode_tasks.report import exactness, forecasts, glucose, methods, networks, scores, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ MAKERS: tuple[Callable[[Sequence[Result]], list[Section]], ...] = (
     methods.sections,
     exactness.sections,
     forecasts.sections,
+    glucose.sections,
     scores.sections,
 )
 
