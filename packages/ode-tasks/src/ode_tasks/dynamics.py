@@ -39,8 +39,8 @@ class DynamicsSettings(Settings):
     `trajectories` are trained on, `test_trajectories` from other starts are scored; each has
     `samples` intervals in the training window, and training solves over `window` of them at once.
     `noise` is the standard deviation of what is added to the samples that are trained on; with
-    `irregular` each of their trajectories has random times of its own. `slopes`, `shoot` and
-    `iterations` are `Shooting`'s, before training and after it.
+    `irregular` each of their trajectories has random times of its own. `slopes`, `shoot`,
+    `iterations` and `roughness` are `Shooting`'s, before training and after it.
     """
 
     trajectories: int
@@ -52,6 +52,7 @@ class DynamicsSettings(Settings):
     slopes: int = 0
     shoot: tuple[int, ...] = ()
     iterations: int = 100
+    roughness: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise ArgumentError for settings that leave nothing to train or to test on."""
@@ -71,10 +72,10 @@ class DynamicsSettings(Settings):
                 f"shoot is {self.shoot}; a stretch has at least 1 interval and at most all "
                 f"{self.samples}"
             )
-        if self.slopes < 0 or self.iterations < 1:
+        if self.slopes < 0 or self.iterations < 1 or self.roughness < 0:
             raise ArgumentError(
-                "slopes is at least 0 and iterations at least 1; they are "
-                f"{self.slopes} and {self.iterations}"
+                "slopes and roughness are at least 0 and iterations at least 1; they are "
+                f"{self.slopes}, {self.roughness} and {self.iterations}"
             )
 
 
@@ -93,7 +94,7 @@ def recover(
     stretches = windows(samples, settings.window)
     size = {"dim": test.states.shape[-1], "width": settings.width}
     model = build(config, settings, **size)
-    shooting = Shooting(settings.slopes, settings.shoot, settings.iterations)
+    shooting = Shooting(settings.slopes, settings.shoot, settings.iterations, settings.roughness)
     smooth = shooting.start(model, samples)
     loss = _WindowLoss(samples, settings.window)
     trained = fit(

@@ -1,6 +1,7 @@
 """From noisy samples to a field: slopes of local polynomials first, then multiple shooting.
 
-Both are full-batch least squares by L-BFGS. Source: Bock, Recent advances in parameter
+The slopes are fitted by Adam, which stops before it follows their noise, the stretches by L-BFGS;
+both use all samples at once. Source: Bock, Recent advances in parameter
 identification for ordinary differential equations (1983), for shooting whose starts are unknowns;
 Varah, A spline least squares method (1982), for fitting the slopes first.
 """
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from ode_tasks.data.trajectories import Trajectories
 
 _NEIGHBOURS, _DEGREE = 4, 3
-_HISTORY = 100
+_RATE, _HISTORY = 5e-3, 100
+_PLACES, _PLACES_SEED, _STEP = 500, 5, 0.3
 
 
 class Smooth(NamedTuple):
@@ -44,12 +46,15 @@ class Shooting:
 
     `slopes` iterations fit the field to local slopes; then the trajectories are cut into stretches
     of each of `lengths` intervals in turn, whose starts are unknowns like the weights, for
-    `iterations` each.
+    `iterations` each. `roughness` weighs the mean square of the field's third differences: where
+    there are few samples, the smoother of two fields is the likelier one. It leaves quadratic
+    fields as they are.
     """
 
     slopes: int
     lengths: tuple[int, ...]
     iterations: int
+    roughness: float = 0.0
 
     def start(self, model: Any, samples: Trajectories) -> Smooth:
         """Smooth the samples and, if asked, fit the model's field to their slopes."""
@@ -66,7 +71,7 @@ class Shooting:
             difference: Tensor = (model.field(time, states) - slopes) / unit
             return difference.square().mean()
 
-        _minimise(loss, list(model.parameters()), self.slopes)
+        _descend(loss, list(model.parameters()), self.slopes)
         return smooth
 
     def finish(
@@ -74,9 +79,10 @@ class Shooting:
     ) -> float | None:
         """Fit the model to stretch after stretch; return the mean square that is left, or None."""
         left = None
+        rough = _Roughness(smooth, self.roughness)
         progress.start(len(self.lengths), "shooting")
         for length in self.lengths:
-            left, smooth = _shoot(model, samples, smooth, length, self.iterations)
+            left, smooth = _shoot(model, samples, smooth, length, rough, self.iterations)
             progress.advance(f"shooting over {length} intervals")
         return left
 
@@ -102,8 +108,41 @@ def smoothed(samples: Trajectories) -> Smooth:
     return Smooth(*(part.transpose(0, 1).to(like).contiguous() for part in (values, slopes)))
 
 
+class _Roughness:
+    """The weighed mean square of a field's third differences, in the units of the slopes.
+
+    They are taken over a box around the states, at the same places in every call, in random
+    directions, over steps of 0.3 standard deviations.
+    """
+
+    def __init__(self, smooth: Smooth, weight: float) -> None:
+        states = smooth.states.flatten(0, 1)
+        chance = torch.Generator().manual_seed(_PLACES_SEED)
+        dim = states.shape[-1]
+        low, high = states.amin(0), states.amax(0)
+        centres = low + (high - low) * torch.rand(_PLACES, dim, generator=chance).to(states)
+        directions = torch.randn(_PLACES, dim, generator=chance).to(states)
+        steps = _STEP * states.std(0) * torch.nn.functional.normalize(directions)
+        self.weight = weight
+        self.places = torch.cat([centres + by * steps for by in (-1.5, -0.5, 0.5, 1.5)])
+        self.unit = smooth.slopes.flatten(0, 1).std(0).clamp_min(torch.finfo(states.dtype).tiny)
+
+    def __call__(self, model: Any) -> Tensor | float:
+        if not self.weight:
+            return 0.0
+        field = model.field(self.places.new_zeros(()), self.places) / self.unit
+        a, b, c, d = field.chunk(4)
+        third: Tensor = d - a - 3 * (c - b)
+        return self.weight * third.square().mean()
+
+
 def _shoot(
-    model: nn.Module, samples: Trajectories, smooth: Smooth, length: int, iterations: int
+    model: nn.Module,
+    samples: Trajectories,
+    smooth: Smooth,
+    length: int,
+    rough: _Roughness,
+    iterations: int,
 ) -> tuple[float, Smooth]:
     """Fit weights and the starts of stretches; return the mean square and the states fitted.
 
@@ -124,7 +163,14 @@ def _shoot(
         difference: Tensor = model(starts, times) - targets
         return difference.square().mean() / scale
 
-    left = _minimise(loss, [*model.parameters(), starts], iterations)
+    _minimise(lambda: loss() + rough(model), [*model.parameters(), starts], iterations)
+    with torch.no_grad():
+        left = float(loss())
+    if not math.isfinite(left):
+        raise TrainingError(
+            "shooting ended at no number; shorten the first stretch (--set shoot=...) or give a "
+            "smaller step"
+        )
     states = smooth.states.clone()
     with torch.no_grad():
         fitted = model(starts, times).unflatten(1, (len(firsts), -1))
@@ -138,8 +184,21 @@ def _stretched(states: Tensor, places: Tensor) -> Tensor:
     return states[places].transpose(0, 1).flatten(1, 2)
 
 
-def _minimise(loss: Callable[[], Tensor], unknowns: Sequence[Tensor], iterations: int) -> float:
-    """Minimise by L-BFGS and return the last loss; raises TrainingError where it is not finite."""
+def _descend(loss: Callable[[], Tensor], unknowns: Sequence[Tensor], iterations: int) -> None:
+    """Minimise by Adam, its rate rising over a tenth of the iterations and falling to 0."""
+    optimiser = torch.optim.Adam(unknowns, lr=_RATE)
+    rates = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, _RATE, total_steps=max(2, iterations), pct_start=0.1
+    )
+    for _ in range(iterations):
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+        rates.step()
+
+
+def _minimise(loss: Callable[[], Tensor], unknowns: Sequence[Tensor], iterations: int) -> None:
+    """Minimise by L-BFGS."""
     optimiser = torch.optim.LBFGS(
         unknowns,
         max_iter=iterations,
@@ -157,11 +216,3 @@ def _minimise(loss: Callable[[], Tensor], unknowns: Sequence[Tensor], iterations
         return float(value.detach())
 
     optimiser.step(closure)
-    with torch.no_grad():
-        left = float(loss())
-    if not math.isfinite(left):
-        raise TrainingError(
-            "shooting ended at no number; shorten the first stretch (--set shoot=...) or give a "
-            "smaller step"
-        )
-    return left
