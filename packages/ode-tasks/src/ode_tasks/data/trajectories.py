@@ -46,7 +46,8 @@ class Box:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Return starts, `[count, 2]` float64."""
-        low, high = torch.tensor([self.low, self.high], dtype=torch.float64)
+        low = torch.tensor(self.low, dtype=torch.float64)
+        high = torch.tensor(self.high, dtype=torch.float64)
         return low + (high - low) * torch.rand(count, 2, generator=generator, dtype=torch.float64)
 
 
