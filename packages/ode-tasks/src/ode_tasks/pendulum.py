@@ -30,7 +30,7 @@ SYSTEM = System(
     "pendulum",
     r"$x'' = -\sin x - 0.2 x'$",
     swing,
-    Box((-2.5, -1.0), (2.5, 1.0)),
+    Box((-2.0, -0.8), (2.0, 0.8)),
     duration=8.0,
 )
 
