@@ -39,6 +39,10 @@ def ode_tasks() -> Iterable[TaskRecord]:
         default_model="latent_ode",
         state_size=16,
     )
+    yield from _dynamics()
+
+
+def _dynamics() -> Iterable[TaskRecord]:
     yield TaskRecord(
         "linear",
         "ode_tasks.linear:Linear",

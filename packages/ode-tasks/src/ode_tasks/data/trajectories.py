@@ -24,7 +24,7 @@ class Starts(Protocol):
 
 @dataclass(frozen=True)
 class Ring:
-    """Starts at a distance from the origin uniform between `inner` and `outer`, in any direction."""
+    """Starts in any direction, at a distance from the origin between `inner` and `outer`."""
 
     inner: float
     outer: float
@@ -68,7 +68,7 @@ class System:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """`times` is `[T]` float64, or `[N, T]` where each has its own; `states` `[T, N, 2]` float32."""
+    """`times` is `[T]` float64, `[N, T]` where each has its own; `states` `[T, N, 2]` float32."""
 
     times: Tensor
     states: Tensor
