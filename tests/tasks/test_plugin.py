@@ -10,7 +10,15 @@ import pytest
 import ode_core
 from ode_core import registry
 from ode_core.protocols import PRESETS
-from ode_tasks import cifar10, digits, linear, spiral
+from ode_tasks import (
+    cifar10,
+    digits,
+    linear,
+    lotka_volterra,
+    pendulum,
+    spiral,
+    van_der_pol,
+)
 
 OWN = "ode-tasks"
 
@@ -44,8 +52,18 @@ def test_the_plugin_module_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", [cifar10, digits, linear, spiral])
+@pytest.mark.parametrize("module", [cifar10, digits])
 def test_the_presets_of_a_task_grow(module):
     assert tuple(module.PRESETS) == PRESETS
     epochs = [module.PRESETS[name].epochs for name in PRESETS]
     assert epochs == sorted(set(epochs))
+
+
+@pytest.mark.parametrize("module", [linear, lotka_volterra, pendulum, spiral, van_der_pol])
+def test_the_presets_of_dynamics_see_more_and_fit_longer(module):
+    presets = [module.PRESETS[name] for name in PRESETS]
+    for name in ("trajectories", "slopes", "iterations"):
+        sizes = [getattr(preset, name) for preset in presets]
+        assert sizes == sorted(sizes)
+        assert sizes[0] < sizes[-1]
+    assert [len(preset.shoot) for preset in presets] == [0, 1, 2]

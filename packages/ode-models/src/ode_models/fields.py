@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +34,39 @@ class MLPField(nn.Module):
         """Return dy/dt, `[..., dim]`, at any time."""
         del t
         slope: Tensor = self.layers(y)
+        return slope
+
+
+class MeasuredMLPField(nn.Module):
+    """dy/dt by a perceptron with `depth` hidden layers of `width`, on `[..., dim]`, in its units.
+
+    It does not see the time. `measure_in` sets the units of states and slopes, which are part of
+    its state dict: the perceptron sees numbers near 1 whatever the system is measured in. The
+    activation grows like its input (SiLU), which follows a polynomial field better than tanh.
+    """
+
+    state_unit: Tensor
+    slope_unit: Tensor
+
+    def __init__(self, dim: int, width: int, *, depth: int = 2) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for size, following in pairwise([dim, *[width] * depth]):
+            layers += [nn.Linear(size, following), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
+        self.register_buffer("state_unit", torch.ones(dim))
+        self.register_buffer("slope_unit", torch.ones(dim))
+
+    @torch.no_grad()
+    def measure_in(self, state: Tensor, slope: Tensor) -> None:
+        """Measure states and slopes in these units, `[dim]` each and above 0."""
+        self.state_unit.copy_(state)
+        self.slope_unit.copy_(slope)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt, `[..., dim]`, at any time."""
+        del t
+        slope: Tensor = self.layers(y / self.state_unit) * self.slope_unit
         return slope
 
 

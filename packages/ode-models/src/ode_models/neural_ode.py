@@ -8,7 +8,7 @@ from torch import nn
 
 from ode_core import solve
 from ode_models.block import check_settings
-from ode_models.fields import MLPField
+from ode_models.fields import MeasuredMLPField
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,18 +38,21 @@ class NeuralODE(nn.Module):
         dt: float | None = None,
     ) -> None:
         super().__init__()
-        self.field = MLPField(dim, width)
+        self.field = MeasuredMLPField(dim, width)
         check_settings(self.field, solver, gradient, rtol=rtol, atol=atol, dt=dt)
         self.solver = solver
         self.gradient = gradient
         self.rtol = rtol
         self.atol = atol
         self.dt = dt
-        self.t: tuple[float, ...] = ()
+        self.t: tuple[float, ...] | Tensor = ()
         self.stats: Stats | None = None
 
     def forward(self, y0: Tensor, t: Tensor) -> Tensor:
-        """Return states `[T, B, dim]` at the times `[T]`, the first of which is that of `y0`."""
+        """Return states `[T, B, dim]` at the times `[T]`, the first of which is that of `y0`.
+
+        With times `[B, T]` each sample has its own, and its own steps.
+        """
         solution = solve(
             self.field,
             y0,
@@ -59,8 +62,9 @@ class NeuralODE(nn.Module):
             rtol=self.rtol,
             atol=self.atol,
             dt=self.dt,
+            stepping="per_sample" if t.dim() == 2 else "shared",
         )
         self.stats = solution.stats
-        self.t = tuple(t.tolist())
+        self.t = tuple(t.tolist()) if t.dim() == 1 else t
         states: Tensor = solution.ys
         return states

@@ -10,10 +10,11 @@ import torch
 
 from ode_core.errors import ArgumentError
 from ode_tasks import measure
-from ode_tasks.data.trajectories import noisy, sample, windows
+from ode_tasks.data.trajectories import noisy, sample, sample_irregular, windows
 from ode_tasks.gradients.probe import Probe
 from ode_tasks.portrait import draw
 from ode_tasks.settings import Settings, build, direct_twin, solving
+from ode_tasks.shooting import Shooting
 from ode_tasks.train import fit, loader, make_fabric
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class DynamicsSettings(Settings):
 
     `trajectories` are trained on, `test_trajectories` from other starts are scored; each has
     `samples` intervals in the training window, and training solves over `window` of them at once.
-    `noise` is added to what is trained on, as a part of its root mean square.
+    `noise` is the standard deviation of what is added to the samples that are trained on; with
+    `irregular` each of their trajectories has random times of its own. `slopes`, `shoot`,
+    `iterations` and `roughness` are `Shooting`'s, before training and after it.
     """
 
     trajectories: int
@@ -45,6 +48,11 @@ class DynamicsSettings(Settings):
     samples: int
     window: int
     noise: float = 0.0
+    irregular: bool = False
+    slopes: int = 0
+    shoot: tuple[int, ...] = ()
+    iterations: int = 100
+    roughness: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise ArgumentError for settings that leave nothing to train or to test on."""
@@ -58,6 +66,16 @@ class DynamicsSettings(Settings):
             raise ArgumentError(
                 "trajectories and test_trajectories are at least 1 and noise is not negative; they "
                 f"are {self.trajectories}, {self.test_trajectories} and {self.noise}"
+            )
+        if not all(1 <= length <= self.samples for length in self.shoot):
+            raise ArgumentError(
+                f"shoot is {self.shoot}; a stretch has at least 1 interval and at most all "
+                f"{self.samples}"
+            )
+        if self.slopes < 0 or self.iterations < 1 or self.roughness < 0:
+            raise ArgumentError(
+                "slopes and roughness are at least 0 and iterations at least 1; they are "
+                f"{self.slopes}, {self.roughness} and {self.iterations}"
             )
 
 
@@ -76,7 +94,9 @@ def recover(
     stretches = windows(samples, settings.window)
     size = {"dim": test.states.shape[-1], "width": settings.width}
     model = build(config, settings, **size)
-    loss = _WindowLoss(samples.times[: settings.window + 1], samples.states)
+    shooting = Shooting(settings.slopes, settings.shoot, settings.iterations, settings.roughness)
+    smooth = shooting.start(model, samples)
+    loss = _WindowLoss(samples, settings.window)
     trained = fit(
         model,
         loader(stretches, settings.batch, seed=config.seed),
@@ -88,6 +108,8 @@ def recover(
         progress=progress,
         config=config,
     )
+    samples = dataclasses.replace(samples, states=fabric.to_device(samples.states))
+    fitted = shooting.finish(model, samples, smooth.to(fabric.device), progress)
     batch = fabric.to_device(tuple(part[: settings.batch] for part in stretches))
     twin = direct_twin(config, settings, model, **size)
     memory = measure.memory_columns(model, twin, lambda net: loss(net, batch), inputs=batch)
@@ -100,6 +122,7 @@ def recover(
         "higher_is_better": False,
         **errors,
         **trained.columns(),
+        "shooting_loss": fitted,
         **memory,
         "history": trained.history,
     }
@@ -117,7 +140,7 @@ def probe(config: RunConfig, settings: DynamicsSettings, system: System) -> Prob
     """Return one batch of windows, and the loss of a model on it."""
     _refuse_data(config)
     samples, _ = _samples(settings, system)
-    loss = _WindowLoss(samples.times[: settings.window + 1], samples.states)
+    loss = _WindowLoss(samples, settings.window)
     stretches = windows(samples, settings.window)
     batch = tuple(part[: settings.batch].to(config.device) for part in stretches)
     size = {"dim": samples.states.shape[-1], "width": settings.width}
@@ -127,7 +150,10 @@ def probe(config: RunConfig, settings: DynamicsSettings, system: System) -> Prob
 def _samples(settings: DynamicsSettings, system: System) -> tuple[Trajectories, Trajectories]:
     """Return what is trained on, and what is tested on, which is twice as long."""
     count, tests = settings.trajectories, settings.test_trajectories
-    clean = sample(system, count, settings.samples, spans=1, seed=_TRAIN_SEED)
+    if settings.irregular:
+        clean = sample_irregular(system, count, settings.samples, seed=_TRAIN_SEED)
+    else:
+        clean = sample(system, count, settings.samples, spans=1, seed=_TRAIN_SEED)
     test = sample(system, tests, settings.samples, spans=2, seed=_TEST_SEED)
     return noisy(clean, settings.noise, _NOISE_SEED), test
 
@@ -135,13 +161,13 @@ def _samples(settings: DynamicsSettings, system: System) -> tuple[Trajectories, 
 class _WindowLoss:
     """Mean square of the difference over a window, in units of the data's mean square."""
 
-    def __init__(self, times: Tensor, states: Tensor) -> None:
-        self.times = times
-        self.scale = float(states.square().mean())
+    def __init__(self, samples: Trajectories, window: int) -> None:
+        self.times = samples.times[: window + 1]
+        self.scale = float(samples.states.square().mean())
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        starts, targets = batch
-        difference: Tensor = model(starts, self.times)[1:] - targets.transpose(0, 1)
+        starts, targets, *own = batch  # the times, where each trajectory has its own
+        difference: Tensor = model(starts, *own or [self.times])[1:] - targets.transpose(0, 1)
         return difference.square().mean() / self.scale
 
 
@@ -154,7 +180,11 @@ def _score(model: nn.Module, test: Trajectories) -> dict[str, float]:
 def _errors(
     system: System, model: Any, test: Trajectories, *, samples: int, out: Path | None
 ) -> dict[str, float]:
-    """Return the relative errors of the states, of the field along the true ones, of the solver."""
+    """Return the relative errors of the states, of the field along the true ones, of the solver.
+
+    The field's is the root of the mean square over the points together, and beside it the median
+    of what it is point by point.
+    """
     exact = copy.deepcopy(model).double()
     learned = model(test.states[0], test.times)
     inside = slice(0, samples + 1)
@@ -163,9 +193,11 @@ def _errors(
     for suffix, part in (("", inside), ("_beyond", slice(samples + 1, None))):
         states = test.states[part].double()
         points, time = states.flatten(0, 1), states.new_zeros(())
-        field = exact.field(time, points)
+        field, true = exact.field(time, points), system.field(time, points)
+        off = (field - true).norm(dim=1) / true.norm(dim=1)
         errors[f"trajectory_error{suffix}"] = measure.relative_rms(learned[part], states)
-        errors[f"field_error{suffix}"] = measure.relative_rms(field, system.field(time, points))
+        errors[f"field_error{suffix}"] = measure.relative_rms(field, true)
+        errors[f"field_error_median{suffix}"] = float(off.median())
     if out is not None:
         draw(out / PORTRAIT, system, exact.cpu().field, test=test, learned=learned.float())
     return errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ode_tasks.data.trajectories import System
+from ode_tasks.data.trajectories import Ring, System
 from ode_tasks.dynamics import DynamicsSettings, probe, recover
 from ode_tasks.presets import load
 from ode_tasks.settings import choose
@@ -23,7 +23,7 @@ def rotation(t: Tensor, y: Tensor) -> Tensor:
     return y @ y.new_tensor([[-_DECAY, -_RATE], [_RATE, -_DECAY]])
 
 
-SYSTEM = System("linear", "$dy/dt = A y$", rotation, radii=(0.5, 2.0), duration=6.0)
+SYSTEM = System("linear", "$dy/dt = A y$", rotation, Ring(0.5, 2.0), duration=6.0)
 
 PRESETS = load("linear.toml", DynamicsSettings)
 

@@ -115,15 +115,19 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(getattr(m, "stats", None), Stats)]
 
 
-def evaluations(model: nn.Module) -> tuple[int, int] | None:
+def evaluations(model: nn.Module) -> tuple[float, float] | None:
     """Return the evaluations of the field in the last forward and backward pass of all blocks.
 
-    None where the model has solved nothing.
+    Where samples step for themselves it is their mean. None where the model has solved nothing.
     """
     stats: list[Any] = [block.stats for block in blocks(model)]
     if not stats:
         return None
-    return sum(s.f_calls for s in stats), sum(s.backward_f_calls for s in stats)
+    return sum(_mean(s.f_calls) for s in stats), sum(_mean(s.backward_f_calls) for s in stats)
+
+
+def _mean(count: int | Tensor) -> float:
+    return float(count.double().mean()) if isinstance(count, Tensor) else count
 
 
 def reference(

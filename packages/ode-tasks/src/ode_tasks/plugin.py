@@ -39,6 +39,10 @@ def ode_tasks() -> Iterable[TaskRecord]:
         default_model="latent_ode",
         state_size=16,
     )
+    yield from _dynamics()
+
+
+def _dynamics() -> Iterable[TaskRecord]:
     yield TaskRecord(
         "linear",
         "ode_tasks.linear:Linear",
@@ -51,6 +55,30 @@ def ode_tasks() -> Iterable[TaskRecord]:
         "spiral",
         "ode_tasks.spiral:Spiral",
         "recover a spiral with cubic dynamics from samples of it",
+        fits="dynamics",
+        default_model="neural_ode",
+        state_size=2,
+    )
+    yield TaskRecord(
+        "lotka_volterra",
+        "ode_tasks.lotka_volterra:LotkaVolterra",
+        "recover prey and predators from irregular samples of their numbers",
+        fits="dynamics",
+        default_model="neural_ode",
+        state_size=2,
+    )
+    yield TaskRecord(
+        "van_der_pol",
+        "ode_tasks.van_der_pol:VanDerPol",
+        "recover a stiff relaxation oscillation from samples of it",
+        fits="dynamics",
+        default_model="neural_ode",
+        state_size=2,
+    )
+    yield TaskRecord(
+        "pendulum",
+        "ode_tasks.pendulum:Pendulum",
+        "recover a damped pendulum from samples of angle and speed",
         fits="dynamics",
         default_model="neural_ode",
         state_size=2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ode_tasks.data.trajectories import System
+from ode_tasks.data.trajectories import Box, System
 from ode_tasks.dynamics import DynamicsSettings, probe, recover
 from ode_tasks.presets import load
 from ode_tasks.settings import choose
@@ -23,7 +23,7 @@ def cubic(t: Tensor, y: Tensor) -> Tensor:
     return y**3 @ y.new_tensor([[-_DECAY, _RATE], [-_RATE, -_DECAY]])
 
 
-SYSTEM = System("spiral", "$dy/dt = y^3 A$", cubic, radii=(0.8, 1.6), duration=5.0)
+SYSTEM = System("spiral", "$dy/dt = y^3 A$", cubic, Box((-2.0, -2.0), (2.0, 2.0)), duration=2.0)
 
 PRESETS = load("spiral.toml", DynamicsSettings)
 
