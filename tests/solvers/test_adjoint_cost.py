@@ -111,9 +111,9 @@ def test_stages_without_a_weight_have_no_part_in_the_sums(gradient, solver, call
 def test_the_error_of_the_sums_is_what_the_full_norm_costs():
     """dopri5's last slope has a weight in the error alone, and in the step that follows."""
     net = Net()
-    _, full = backward(net, Adjoint(), rtol=1e-5, atol=1e-6)
+    _, full = backward(net, Adjoint(), rtol=1e-6, atol=1e-6)
     asked = len(net.counts)
-    _, semi = backward(net, Adjoint(norm="semi"), rtol=1e-5, atol=1e-6)
+    _, semi = backward(net, Adjoint(norm="semi"), rtol=1e-6, atol=1e-6)
     steps = (full.backward_f_calls - 1) // 6
     assert semi.backward_f_calls == full.backward_f_calls == 6 * steps + 1
     # One at the start, in each step all but the second stage.

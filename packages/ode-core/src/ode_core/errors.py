@@ -68,6 +68,10 @@ class GraphWarning(OdeWarning):
     """A solve that was to run as a CUDA graph and could not."""
 
 
+class DownloadWarning(OdeWarning):
+    """Data are fetched from somewhere, under a licence of theirs."""
+
+
 class CompatibilityWarning(OdeWarning):
     """An argument of another library that has no effect here."""
 

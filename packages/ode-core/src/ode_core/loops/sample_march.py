@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ode_core.control import FixedSteps, reach
 from ode_core.loops.sample_leaving import Evaluate, alike, pays
-from ode_core.loops.sample_part import Part, SampleLog, begin
+from ode_core.loops.sample_part import Part, SampleLog, begin, begin_anew
 from ode_core.numbers import (
     Numbers,
     at_least,
@@ -112,7 +112,7 @@ def march_samples(
         if put is not None or part.resume is not None:
             fresh = made.clock.accepted & (made.clock.until != made.clock.t1)
             fresh = fresh if put is None else fresh | numbers(put.rows)
-            _begin_anew(f, part, fresh & part.live, plan)
+            begin_anew(f, part, fresh & part.live, plan)
     part.note(log)
 
 
@@ -288,15 +288,3 @@ def _fail(part: Part, plan: Plan, error: Numbers, least: float) -> None:
 def _fail_of_attempts(part: Part, plan: Plan) -> None:
     if part.attempts >= plan.max_steps and part.active:
         part.finish(part.live, _MAX_STEPS)
-
-
-def _begin_anew(f: Evaluate, part: Part, fresh: Numbers, plan: Plan) -> None:
-    """Start the solver anew where a row has passed a jump or got another state."""
-    if not maybe(fresh):
-        return
-    calls = part.field.calls
-    anew = plan.solver.init(f, tensor(part.t), part.y)
-    part.carry = where(tensor(fresh), anew, part.carry)
-    # The others had no part in these.
-    calls = part.field.calls - calls
-    part.extra, part.base = part.extra + choose(fresh, calls, 0), part.base + calls

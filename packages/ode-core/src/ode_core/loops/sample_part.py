@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ode_core.control import FixedSteps, first_steps
 from ode_core.errors import ArgumentError
-from ode_core.numbers import Numbers, choose, numbers
-from ode_core.rows import take
+from ode_core.numbers import Numbers, choose, maybe, numbers, tensor
+from ode_core.rows import take, where
 from ode_core.tolerance import SampleTolerance
 
 if TYPE_CHECKING:
@@ -221,3 +221,15 @@ def _first(
             held = f(span[0], y)
     assert plan.tolerance is not None  # the front door gives every adaptive plan one
     return first_steps(f, span, y, held, plan.solver.order, plan.tolerance)
+
+
+def begin_anew(f: Callable[[Any, Tensor], Tensor], part: Part, fresh: Numbers, plan: Plan) -> None:
+    """Start the solver anew where a row has passed a jump or got another state."""
+    if not maybe(fresh):
+        return
+    calls = part.field.calls
+    anew = plan.solver.init(f, tensor(part.t), part.y)
+    part.carry = where(tensor(fresh), anew, part.carry)
+    # The others had no part in these.
+    calls = part.field.calls - calls
+    part.extra, part.base = part.extra + choose(fresh, calls, 0), part.base + calls

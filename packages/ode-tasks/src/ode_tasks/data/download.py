@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 from filelock import FileLock
 
-from ode_core.errors import DataError
+from ode_core.errors import DataError, DownloadWarning
 
 if TYPE_CHECKING:
     from io import BufferedRandom, BufferedReader
@@ -80,6 +80,7 @@ def _download(remote: Remote, folder: Path, progress: Progress) -> None:
     warnings.warn(
         f"fetching {remote.name} ({remote.bytes / 1e6:.0f} MB) from {remote.url} into {folder}; "
         f"licence: {remote.licence}",
+        DownloadWarning,
         stacklevel=2,
     )
     text = f"fetching {remote.name}, MiB"
