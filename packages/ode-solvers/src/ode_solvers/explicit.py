@@ -159,6 +159,10 @@ class RungeKutta:
         own = getattr(self._kernel(0.0, y), "pace", None)
         return plain if own is None else own(plain)
 
+    def whole(self, problem: Any, plan: Any, method: Any) -> Any:
+        """Return a solve with per-sample steps in one launch, None where it goes step by step."""
+        return solved_whole(self.tableau, self.kernel, problem, plan, method)
+
     def diagnose(self, before: Suspicion | None, step: Step) -> Suspicion | None:
         """Return whether the problem looks stiff, where the table's last stages can tell."""
         stages = self._last_stages

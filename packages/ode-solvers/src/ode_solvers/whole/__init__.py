@@ -1,0 +1,1 @@
+"""Per-sample solves of small fields in one launch: every step of a sample, in one Triton program."""
