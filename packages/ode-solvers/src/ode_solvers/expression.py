@@ -20,6 +20,7 @@ Operation: TypeAlias = tuple[Any, ...]
 
 UNARY = ("neg", "sin", "cos", "exp", "log", "sqrt", "tanh", "sigmoid", "softplus", "abs", "sign")
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "pow", "gt", "ge")
+OPERATIONS = (*UNARY, *BINARY, "where", "number")
 _SAME = {
     "negative": "neg", "rsub": "rsub", "true_divide": "div", "divide": "div", "multiply": "mul",
     "subtract": "sub", "absolute": "abs", "clamp_min": "maximum", "clamp_max": "minimum",
@@ -35,6 +36,15 @@ class Expression:
     given: int
     code: tuple[Operation, ...]
     outputs: tuple[int, ...]
+
+    @property
+    def columns(self) -> tuple[tuple[Any, ...], ...]:
+        """The code as flat tuples: places in `OPERATIONS`, three operands, numbers; and outputs."""
+        names = tuple(OPERATIONS.index(name) for name, *_ in self.code)
+        numbers = tuple(rest[0] if name == "number" else 0.0 for name, *rest in self.code)
+        places = [() if name == "number" else rest for name, *rest in self.code]
+        operands = [tuple(p[i] if i < len(p) else 0 for p in places) for i in range(3)]
+        return (names, *operands, numbers, self.outputs)
 
 
 class Trace:

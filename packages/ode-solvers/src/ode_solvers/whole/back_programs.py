@@ -102,13 +102,12 @@ def _pulled_outputs(
     """Pull back through the slopes that only outputs within the step needed."""
     h = (t1 - t).to(y[0].dtype)
     LAST: tl.constexpr = len(ls) - len(N) - 1
-    for j in tl.static_range(len(N)):
-        EXTRA: tl.constexpr = len(N) - 1 - j
-        state = combined(y, h, ks, X, EXTRA)
-        at = stage_time(t, t1, N, EXTRA).to(y[0].dtype)
-        v, sums = PULL(at, state, ls[LAST + 1 + EXTRA], ps, row, live, sums, SPEC)
+    for j in tl.static_range(len(N) - 1, -1, -1):
+        state = combined(y, h, ks, X, j)
+        at = stage_time(t, t1, N, j).to(y[0].dtype)
+        v, sums = PULL(at, state, ls[LAST + 1 + j], ps, row, live, sums, SPEC)
         back = _plus(back, v)
-        ls = _scattered(ls, h, v, X, EXTRA)
+        ls = _scattered(ls, h, v, X, j)
     end = combined(y, h, ks, A, len(A) - 1)
     v, sums = PULL(t1.to(y[0].dtype), end, ls[LAST], ps, row, live, sums, SPEC)
     return _plus(g, v), back, ls, sums
@@ -159,13 +158,12 @@ def pull_kernel(
                                                 A, X, N, PULL, SPEC)  # fmt: skip
         back = _plus(back, g)
         ls = _scattered(ls, h, g, A, len(C))
-        for j in tl.static_range(len(C)):
-            STAGE: tl.constexpr = len(C) - 1 - j
-            state = combined(y, h, ks, A, STAGE)
-            time = stage_time(t, t1, C, STAGE).to(y[0].dtype)
-            v, sums = PULL(time, state, ls[STAGE + 1], ps, row, live, sums, SPEC)
+        for j in tl.static_range(len(C) - 1, -1, -1):
+            state = combined(y, h, ks, A, j)
+            time = stage_time(t, t1, C, j).to(y[0].dtype)
+            v, sums = PULL(time, state, ls[j + 1], ps, row, live, sums, SPEC)
             back = _plus(back, v)
-            ls = _scattered(ls, h, v, A, STAGE)
+            ls = _scattered(ls, h, v, A, j)
         v, sums = PULL(t.to(y[0].dtype), y, ls[0], ps, row, live, sums, SPEC)
         g = chosen(live, _plus(back, v), g)
         left -= live.to(tl.int32)

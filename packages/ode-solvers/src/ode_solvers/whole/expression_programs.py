@@ -1,8 +1,9 @@
 """An expression as the programs of a whole solve evaluate it, and its transpose.
 
-SPEC is (kinds of the parameters, code, outputs, code of the transpose, its outputs). Code is what
-`ode_solvers.expression` has traced: operations on values that came before, the first being the
-time, the state's components and the parameters.
+SPEC holds flat tuples: whether each parameter differs from row to row, and from entry to entry;
+from 2 on the names, three operands and numbers of the operations, and the outputs; from 8 on those
+of the transpose. They are what `ode_solvers.expression` has traced: operations on values that came
+before, the first being the time, the state's components and the parameters.
 """
 
 import triton
@@ -11,54 +12,61 @@ import triton.language as tl
 from ode_solvers.whole.mlp_programs import _sigmoid, _softplus, _tanh
 
 
+# The order is that of `ode_solvers.expression.OPERATIONS`.
+_NEG, _SIN, _COS, _EXP, _LOG, _SQRT = (tl.constexpr(i) for i in range(6))
+_TANH, _SIGMOID, _SOFTPLUS, _ABS, _SIGN = (tl.constexpr(i) for i in range(6, 11))
+_ADD, _SUB, _MUL, _DIV, _MAXIMUM = (tl.constexpr(i) for i in range(11, 16))
+_MINIMUM, _POW, _GT, _GE, _WHERE, _NUMBER = (tl.constexpr(i) for i in range(16, 22))
+
+
 @triton.jit
 def _function(x, NAME: tl.constexpr):
-    if NAME == "neg":
+    if NAME == _NEG:
         out = -x
-    elif NAME == "sin":
+    elif NAME == _SIN:
         out = tl.sin(x)
-    elif NAME == "cos":
+    elif NAME == _COS:
         out = tl.cos(x)
-    elif NAME == "exp":
+    elif NAME == _EXP:
         out = tl.exp(x)
-    elif NAME == "log":
+    elif NAME == _LOG:
         out = tl.log(x)
-    elif NAME == "sqrt":
+    elif NAME == _SQRT:
         out = tl.sqrt(x)
-    elif NAME == "tanh":
+    elif NAME == _TANH:
         out = _tanh(x)
-    elif NAME == "sigmoid":
+    elif NAME == _SIGMOID:
         out = _sigmoid(x)
-    elif NAME == "softplus":
+    elif NAME == _SOFTPLUS:
         out = _softplus(x)
-    elif NAME == "abs":
+    elif NAME == _ABS:
         out = tl.abs(x)
     else:
-        tl.static_assert(NAME == "sign")
+        tl.static_assert(NAME == _SIGN)
         out = tl.where(x > 0.0, 1.0, tl.where(x < 0.0, -1.0, x * 0.0)).to(x.dtype)
     return out
 
 
 @triton.jit
 def _operation(a, b, NAME: tl.constexpr):
-    if NAME == "add":
+    if NAME == _ADD:
         out = a + b
-    elif NAME == "sub":
+    elif NAME == _SUB:
         out = a - b
-    elif NAME == "mul":
+    elif NAME == _MUL:
         out = a * b
-    elif NAME == "div":
+    elif NAME == _DIV:
         out = a / b
-    elif NAME == "maximum":
+    elif NAME == _MAXIMUM:
         out = tl.maximum(a, b)
-    elif NAME == "minimum":
+    elif NAME == _MINIMUM:
         out = tl.minimum(a, b)
-    elif NAME == "pow":
+    elif NAME == _POW:
         out = tl.exp(tl.log(a) * b)
-    elif NAME == "gt":
+    elif NAME == _GT:
         out = (a > b).to(a.dtype)
     else:
-        tl.static_assert(NAME == "ge")
+        tl.static_assert(NAME == _GE)
         out = (a >= b).to(a.dtype)
     return out
 
@@ -68,16 +76,16 @@ def _values(given, SPEC: tl.constexpr, PART: tl.constexpr):
     """All values of a code, those given first."""
     values = given
     for i in tl.static_range(len(SPEC[PART])):
-        if SPEC[PART][i][0] == "number":
-            value = tl.full([1, 1], SPEC[PART][i][1], given[0].dtype)
-        elif SPEC[PART][i][0] == "where":
-            value = tl.where(values[SPEC[PART][i][1]] != 0.0, values[SPEC[PART][i][2]],
-                             values[SPEC[PART][i][3]])  # fmt: skip
-        elif len(SPEC[PART][i]) == 2:
-            value = _function(values[SPEC[PART][i][1]], SPEC[PART][i][0])
+        if SPEC[PART][i] == _NUMBER:
+            value = tl.full([1, 1], SPEC[PART + 4][i], given[0].dtype)
+        elif SPEC[PART][i] == _WHERE:
+            value = tl.where(values[SPEC[PART + 1][i]] != 0.0, values[SPEC[PART + 2][i]],
+                             values[SPEC[PART + 3][i]])  # fmt: skip
+        elif SPEC[PART][i] < _ADD:
+            value = _function(values[SPEC[PART + 1][i]], SPEC[PART][i])
         else:
-            value = _operation(values[SPEC[PART][i][1]], values[SPEC[PART][i][2]],
-                               SPEC[PART][i][0])  # fmt: skip
+            value = _operation(values[SPEC[PART + 1][i]], values[SPEC[PART + 2][i]],
+                               SPEC[PART][i])  # fmt: skip
         values = values + (value,)
     return values
 
@@ -90,9 +98,9 @@ def _given(t, y, ps, row, SPEC: tl.constexpr):
     for i in tl.static_range(len(SPEC[0])):
         at = row * 0
         inside = row < ps[3 * len(SPEC[0])]
-        if SPEC[0][i][0]:
+        if SPEC[0][i]:
             at += row * ps[3 * i + 1]
-        if SPEC[0][i][1]:
+        if SPEC[1][i]:
             at = at + column * ps[3 * i + 2]
             inside = inside & (column < ps[3 * len(SPEC[0]) + 1])
         value = tl.load(ps[3 * i] + at, mask=inside, other=1.0)
@@ -103,22 +111,22 @@ def _given(t, y, ps, row, SPEC: tl.constexpr):
 @triton.jit
 def expression(t, y, ps, row, SPEC: tl.constexpr):
     """dy/dt of every component."""
-    values = _values(_given(t, y, ps, row, SPEC), SPEC, 1)
+    values = _values(_given(t, y, ps, row, SPEC), SPEC, 2)
     out = ()
     for c in tl.static_range(len(y)):
-        out = out + (tl.zeros_like(y[c]) + values[SPEC[2][c]],)
+        out = out + (tl.zeros_like(y[c]) + values[SPEC[7][c]],)
     return out
 
 
 @triton.jit
 def expression_pull(t, y, g, ps, row, live, sums, SPEC: tl.constexpr):
     """The gradient of the state, and sums with those of the parameters added, a row each."""
-    values = _values(_given(t, y, ps, row, SPEC) + g, SPEC, 3)
+    values = _values(_given(t, y, ps, row, SPEC) + g, SPEC, 8)
     back, total = (), ()
     for c in tl.static_range(len(y)):
-        back = back + (tl.where(live, tl.zeros_like(y[c]) + values[SPEC[4][c]], 0.0),)
+        back = back + (tl.where(live, tl.zeros_like(y[c]) + values[SPEC[13][c]], 0.0),)
     for i in tl.static_range(len(SPEC[0])):
-        found = tl.zeros_like(y[0]) + values[SPEC[4][len(y) + i]]
+        found = tl.zeros_like(y[0]) + values[SPEC[13][len(y) + i]]
         # A function may have no slope at the zeros that stand where no row is.
         total = total + (sums[i] + tl.where(live, found, 0.0),)
     return back, total
@@ -140,9 +148,9 @@ def expression_store(sums, grads, ps, row, live, SPEC: tl.constexpr):
         column = tl.arange(0, sums[i].shape[1])[None, :]
         inside = column < ps[3 * len(SPEC[0]) + 1]
         value, width = tl.where(inside, sums[i], 0.0), ps[3 * len(SPEC[0]) + 1]
-        if SPEC[0][i][1] == 0:
+        if SPEC[1][i] == 0:
             value, width, inside = tl.sum(value, 1, keep_dims=True), 1, inside & (column == 0)
-        if SPEC[0][i][0]:
+        if SPEC[0][i]:
             at, inside = row * width + column, inside & live
         else:
             value = tl.sum(value, 0, keep_dims=True)

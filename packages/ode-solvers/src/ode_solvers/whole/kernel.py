@@ -183,8 +183,12 @@ def _spec(field: FieldProgram) -> tuple[Any, ...]:
         padded = tuple(triton.next_power_of_2(size) for size in field.sizes)
         return field.sizes, padded, field.activation, field.time
     kinds = tuple(_kind(field, tensor) for tensor in field.tensors)
-    forward, back = field.forward, field.transpose
-    return kinds, forward.code, forward.outputs, back.code, back.outputs
+    return (
+        tuple(int(row) for row, _ in kinds),
+        tuple(int(entry) for _, entry in kinds),
+        *field.forward.columns,
+        *field.transpose.columns,
+    )
 
 
 def _kind(field: ExpressionProgram, tensor: Tensor) -> tuple[bool, bool]:

@@ -71,44 +71,65 @@ def _rise(x, KIND: tl.constexpr):
 
 
 @triton.jit
+def _stand(x, AT: tl.constexpr):
+    """A vector as a row where AT is even, as a column where it is odd."""
+    return x[:, None] if AT % 2 else x[None, :]
+
+
+@triton.jit
+def _range(SPEC: tl.constexpr, AT: tl.constexpr, STANDS: tl.constexpr):
+    """Places along a layer's input, and which of them exist."""
+    at = _stand(tl.arange(0, SPEC[1][AT]), STANDS)
+    return at, at < SPEC[0][AT]
+
+
+@triton.jit
 def _weights(ps, SPEC: tl.constexpr, AT: tl.constexpr):
-    """A layer's weights, `[outputs, inputs]`, zero outside."""
-    into, out = tl.arange(0, SPEC[1][AT])[None, :], tl.arange(0, SPEC[1][AT + 1])[:, None]
-    inside = (out < SPEC[0][AT + 1]) & (into < SPEC[0][AT])
+    """Where a layer's weights are, `[outputs, inputs]` or, of every other layer, transposed."""
+    into, known = _range(SPEC, AT, AT)
+    out, wanted = _range(SPEC, AT + 1, AT + 1)
     width = SPEC[0][AT]
     if AT == 0:
         if SPEC[3]:
             width = SPEC[0][AT] + 1
-    return tl.load(ps[2 * AT] + out * width + into, mask=inside, other=0.0)
+    return ps[2 * AT] + out * width + into, known & wanted
 
 
 @triton.jit
-def _column(pointer, step, SPEC: tl.constexpr, AT: tl.constexpr):
-    out = tl.arange(0, SPEC[1][AT])
-    return tl.load(pointer + out * step, mask=out < SPEC[0][AT], other=0.0)
+def _read(ps, SPEC: tl.constexpr, AT: tl.constexpr):
+    at, inside = _weights(ps, SPEC, AT)
+    # Nothing that was read before a barrier is kept in registers for what comes after it.
+    tl.debug_barrier()
+    return tl.load(at, mask=inside, other=0.0)
 
 
 @triton.jit
 def _layer(t, x, ps, SPEC: tl.constexpr, AT: tl.constexpr):
-    weights = _weights(ps, SPEC, AT)
-    out = tl.sum(x[:, None, :] * weights[None, :, :], 2)
-    out += _column(ps[2 * AT + 1], 1, SPEC, AT + 1)[None, :]
+    """A layer before its activation: what lies in a row goes in, a column comes out, or back."""
+    out, wanted = _range(SPEC, AT + 1, AT + 1)
+    total = _stand(tl.sum(x * _read(ps, SPEC, AT), 1 - AT % 2), AT + 1)
+    total += tl.load(ps[2 * AT + 1] + out, mask=wanted, other=0.0)
     if AT == 0:
         if SPEC[3]:
-            size = SPEC[0][0]
-            out += t * _column(ps[0] + size, size + 1, SPEC, 1)[None, :]
-    return out
+            last = ps[0] + out * (SPEC[0][0] + 1) + SPEC[0][0]
+            total += t * tl.load(last, mask=wanted, other=0.0)
+    return total
+
+
+@triton.jit
+def _turned(x, LAYERS: tl.constexpr):
+    return tl.trans(x) if LAYERS % 2 else x
 
 
 @triton.jit
 def mlp(t, y, ps, row, SPEC: tl.constexpr):
-    """dy/dt of one tile."""
+    """dy/dt of one tile of one sample."""
     x = y[0]
     for i in tl.static_range(len(SPEC[0]) - 1):
         x = _layer(t, x, ps, SPEC, i)
         if i < len(SPEC[0]) - 2:
             x = activated(x, SPEC[2])
-    return (x,)
+    return (_turned(x, len(SPEC[0]) - 1),)
 
 
 @triton.jit
@@ -120,16 +141,15 @@ def mlp_pull(t, y, g, ps, row, live, sums, SPEC: tl.constexpr):
         before = before + (_layer(t, x, ps, SPEC, i),)
         x = activated(before[i], SPEC[2])
         inputs = inputs + (x,)
-    back, found = g[0], ()
-    for j in tl.static_range(len(SPEC[0]) - 1):
-        LAYER: tl.constexpr = len(SPEC[0]) - 2 - j
-        found = (tl.sum(back[:, :, None] * inputs[LAYER][:, None, :], 0), tl.sum(back, 0)) + found
-        if LAYER == 0:
+    back, found = _turned(g[0], len(SPEC[0]) - 1), ()
+    for i in tl.static_range(len(SPEC[0]) - 2, -1, -1):
+        found = (back * inputs[i], back) + found
+        if i == 0:
             if SPEC[3]:
-                found = found + (tl.sum(back * t, 0),)
-        back = tl.sum(back[:, :, None] * _weights(ps, SPEC, LAYER)[None, :, :], 1)
-        if LAYER > 0:
-            back = back * _rise(before[LAYER - 1], SPEC[2])
+                found = found + (back * t,)
+        back = _stand(tl.sum(back * _read(ps, SPEC, i), i % 2), i)
+        if i > 0:
+            back = back * _rise(before[i - 1], SPEC[2])
     total = ()
     for i in tl.static_range(len(sums)):
         total = total + (sums[i] + found[i],)
@@ -137,14 +157,19 @@ def mlp_pull(t, y, g, ps, row, live, sums, SPEC: tl.constexpr):
 
 
 @triton.jit
+def _nothing(DTYPE: tl.constexpr, SPEC: tl.constexpr, AT: tl.constexpr):
+    return _stand(tl.arange(0, SPEC[1][AT]), AT).to(DTYPE) * 0.0
+
+
+@triton.jit
 def mlp_sums(y, SPEC: tl.constexpr):
     """Zeros for the gradients of weights and biases, and of the time's column."""
     out = ()
     for i in tl.static_range(len(SPEC[0]) - 1):
-        out = out + (tl.zeros([SPEC[1][i + 1], SPEC[1][i]], y[0].dtype),
-                     tl.zeros([SPEC[1][i + 1]], y[0].dtype))  # fmt: skip
+        bias = _nothing(y[0].dtype, SPEC, i + 1)
+        out = out + (bias + _nothing(y[0].dtype, SPEC, i), bias)
     if SPEC[3]:
-        out = out + (tl.zeros([SPEC[1][1]], y[0].dtype),)
+        out = out + (_nothing(y[0].dtype, SPEC, 1),)
     return out
 
 
@@ -153,16 +178,16 @@ def mlp_store(sums, grads, ps, row, live, SPEC: tl.constexpr):
     """Store a program's sums, `[programs, outputs, inputs]` and `[programs, outputs]`."""
     program = tl.program_id(0).to(tl.int64)
     for i in tl.static_range(len(SPEC[0]) - 1):
-        into, out = tl.arange(0, SPEC[1][i])[None, :], tl.arange(0, SPEC[1][i + 1])
+        out, wanted = _range(SPEC, i + 1, i + 1)
+        at, inside = _weights(grads, SPEC, i)
         width = SPEC[0][i]
         if i == 0:
             if SPEC[3]:
                 width = SPEC[0][i] + 1
-        size = SPEC[0][i + 1]
-        inside = (out < size)[:, None] & (into < SPEC[0][i])
-        start = grads[2 * i] + program * size * width
-        tl.store(start + out[:, None] * width + into, sums[2 * i], mask=inside)
-        tl.store(grads[2 * i + 1] + program * size + out, sums[2 * i + 1], mask=out < size)
+        skipped = program * SPEC[0][i + 1]
+        tl.store(at + skipped * width, sums[2 * i], mask=inside)
+        tl.store(grads[2 * i + 1] + skipped + out, sums[2 * i + 1], mask=wanted)
         if i == 0:
             if SPEC[3]:
-                tl.store(start + out * width + width - 1, sums[len(sums) - 1], mask=out < size)
+                last = grads[0] + (skipped + out) * width + width - 1
+                tl.store(last, sums[len(sums) - 1], mask=wanted)
