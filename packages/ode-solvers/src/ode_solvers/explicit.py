@@ -137,8 +137,7 @@ class RungeKutta:
     ) -> Interpolant:
         """Return the table's continuous output, or a cubic through both ends.
 
-        It evaluates the field for slopes that the step does not have: none for dopri5 and tsit5,
-        three for dopri8, one for methods without an error estimate.
+        It evaluates the field for the slopes that the step does not have.
         """
         table, ks = self.tableau, step.dense
         if len(ks) < len(table.with_end_rows()):

@@ -243,8 +243,8 @@ def _transposed(forward: Expression, count: int) -> Expression:
         else:
             values.append(trace.add(name, *(values[place].place for place in places)))
     total: list[Symbol | None] = [None] * len(values)
-    for place, grad in zip(forward.outputs, grads, strict=True):
-        total[place] = _sum(total[place], grad)
+    for place, given_ in zip(forward.outputs, grads, strict=True):
+        total[place] = _sum(total[place], given_)
     for at in range(len(values) - 1, given - 1, -1):
         grad, (name, *places) = total[at], forward.code[at - given]
         if grad is None or name == "number":

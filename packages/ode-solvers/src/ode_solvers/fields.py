@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -51,8 +52,7 @@ class MLPField(nn.Module):
         self.activation, self.time = activation, time
         sizes = (dim, *widths, dim)
         self.layers = nn.ModuleList(
-            nn.Linear(a + (time and not i), b)
-            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            nn.Linear(a + (time and not i), b) for i, (a, b) in enumerate(pairwise(sizes))
         )
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:

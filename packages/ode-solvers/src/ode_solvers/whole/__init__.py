@@ -1,1 +1,1 @@
-"""Per-sample solves of small fields in one launch: every step of a sample, in one Triton program."""
+"""Per-sample solves of small fields in one launch: all steps of a sample in one program."""

@@ -18,7 +18,6 @@ from ode_solvers.whole.step_programs import (
     place,
     read,
     slopes,
-    span_of,
     stage_time,
     time_at,
     weight,

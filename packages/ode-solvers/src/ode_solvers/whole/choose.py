@@ -66,8 +66,12 @@ def _program(table: Tableau, problem: SampleProblem, plan: Plan) -> FieldProgram
     field = make(problem.y0.shape)
     y0 = problem.y0
     width = y0.shape[1] // field.components
-    if field.refusal or width > 128:
-        raise ArgumentError(field.refusal or f"a state has {width} entries; 128 is the most")
+    made = constants(table)
+    assert made is not None  # one of the refusals
+    slopes = len(made.nodes) + 2 + len(made.more_nodes)
+    refusal = field.refusal(width, slopes, y0.element_size())
+    if refusal:
+        raise ArgumentError(refusal)
     if any(x.device != y0.device and x.dim() for x in field.tensors):
         raise ArgumentError("the field's parameters are on another device than the state")
     if any(x.dtype != y0.dtype and (x.dim() or x.requires_grad) for x in field.tensors):
@@ -75,9 +79,7 @@ def _program(table: Tableau, problem: SampleProblem, plan: Plan) -> FieldProgram
     return field
 
 
-def _refusals(
-    table: Tableau, problem: SampleProblem, plan: Plan
-) -> tuple[tuple[bool, str], ...]:
+def _refusals(table: Tableau, problem: SampleProblem, plan: Plan) -> tuple[tuple[bool, str], ...]:
     y0, controller, start = problem.y0, plan.controller, plan.start
     fixed = isinstance(controller, FixedSteps)
     return (
@@ -156,6 +158,8 @@ class WholePull:
         solve: Any = self.method.solve
         ys = solve(replace(self.problem, y0=y0), replace(self.plan, solver=stepwise)).ys
         wanted = [x for x in (y0, *tensors) if x.requires_grad]
-        found = iter(torch.autograd.grad(ys, wanted, grads[0], create_graph=True, allow_unused=True))
+        found = iter(
+            torch.autograd.grad(ys, wanted, grads[0], create_graph=True, allow_unused=True)
+        )
         start, *rest = [next(found) if x.requires_grad else None for x in (y0, *tensors)]
         return start, rest

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
 from ode_solvers.expression import Expression
 
-MOST_COMPONENTS = 16
-MOST_ENTRIES = 128
+_WEIGHT_BYTES = 16384
+_REGISTERS = 180
+"""What was found, for two generations of GPUs, to be solved without memory for registers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +28,16 @@ class MLPProgram:
         """How many tiles a state has."""
         return 1
 
-    @property
-    def refusal(self) -> str:
-        """Why it cannot be solved whole, or nothing."""
-        if max(self.sizes) > MOST_ENTRIES:
-            return f"a layer is {max(self.sizes)} wide; {MOST_ENTRIES} is the most"
+    def refusal(self, width: int, slopes: int, itemsize: int) -> str:
+        """Return why states of so many entries and steps of so many slopes cannot go whole."""
+        del width, slopes
+        padded = [1 << (size - 1).bit_length() for size in self.sizes]
+        room = sum(a * b for a, b in pairwise(padded)) * itemsize
+        if room > _WEIGHT_BYTES:
+            return (
+                f"the weights, their sizes rounded up to powers of two, take {room} bytes; "
+                f"{_WEIGHT_BYTES} is the most"
+            )
         return ""
 
 
@@ -48,11 +55,11 @@ class ExpressionProgram:
         """How many tiles a state has."""
         return self.size or 1
 
-    @property
-    def refusal(self) -> str:
-        """Why it cannot be solved whole, or nothing."""
-        if self.components > MOST_COMPONENTS:
-            return f"there are {self.components} components; {MOST_COMPONENTS} is the most"
+    def refusal(self, width: int, slopes: int, itemsize: int) -> str:
+        """Return why states of so many entries and steps of so many slopes cannot go whole."""
+        held = self.components * -(-width // 32)
+        if held * (2 * slopes + 6) * itemsize // 4 > _REGISTERS:
+            return f"{self.components * width} entries and {slopes} slopes take too many registers"
         return ""
 
 

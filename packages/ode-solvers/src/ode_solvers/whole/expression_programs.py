@@ -11,7 +11,6 @@ import triton.language as tl
 
 from ode_solvers.whole.mlp_programs import _sigmoid, _softplus, _tanh
 
-
 # The order is that of `ode_solvers.expression.OPERATIONS`.
 _NEG, _SIN, _COS, _EXP, _LOG, _SQRT = (tl.constexpr(i) for i in range(6))
 _TANH, _SIGMOID, _SOFTPLUS, _ABS, _SIGN = (tl.constexpr(i) for i in range(6, 11))

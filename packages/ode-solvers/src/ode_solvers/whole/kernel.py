@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -90,7 +91,7 @@ class Whole(Fused):
         assert made is not None  # asked for before
         rows, size = y0.shape
         times, count = problem.ts.detach(), problem.ts.shape[1]
-        double = {"dtype": torch.float64, "device": y0.device}
+        double: Any = {"dtype": torch.float64, "device": y0.device}
         kept = Kept(
             torch.empty((count, rows, size), dtype=y0.dtype, device=y0.device),
             torch.empty((5, rows), dtype=torch.int64, device=y0.device),
@@ -127,7 +128,10 @@ class Whole(Fused):
         made = constants(table)
         assert made is not None  # asked for before
         rows, size = problem.y0.shape
-        grad, out = grad.contiguous(), torch.empty_like(grad[0], memory_format=torch.contiguous_format)
+        grad, out = (
+            grad.contiguous(),
+            torch.empty_like(grad[0], memory_format=torch.contiguous_format),
+        )
         times = problem.ts.detach()
         times = times if times.stride(1) == 1 else times.contiguous()
         constants_ = self._constants(field, out, made)
@@ -173,9 +177,9 @@ def _tiles(field: FieldProgram, width: int, itemsize: int) -> tuple[int, int]:
     if isinstance(field, ExpressionProgram):
         return max(1, 32 // width), 1
     padded = [triton.next_power_of_2(size) for size in field.sizes]
-    layer = max(a * b for a, b in zip(padded[:-1], padded[1:], strict=True)) * itemsize // 4
+    layer = max(a * b for a, b in pairwise(padded)) * itemsize // 4
     # A layer's products, one for each of its weights, are spread over the threads.
-    return 1, min(max(layer // 512, 1), 16)
+    return 1, min(max(layer // 256, 1), 8)
 
 
 def _spec(field: FieldProgram) -> tuple[Any, ...]:
@@ -220,9 +224,8 @@ def _sums(field: FieldProgram, grid: int, y: Tensor) -> list[tuple[int, ...]]:
 def _totals(field: FieldProgram, sums: list[Tensor]) -> list[Tensor]:
     found = []
     for tensor, total in zip(field.tensors, sums, strict=True):
-        if isinstance(field, MLPProgram) or not _kind(field, tensor)[0]:
-            total = total.sum(0)
-        found.append(total.reshape(tensor.shape).to(tensor.dtype))
+        own = isinstance(field, ExpressionProgram) and _kind(field, tensor)[0]
+        found.append((total if own else total.sum(0)).reshape(tensor.shape).to(tensor.dtype))
     return found
 
 
