@@ -285,7 +285,7 @@ _PULLS: dict[str, Callable[..., Sequence[Symbol | None]]] = {
     "mul": lambda g, y, a, b: (g * b, g * a),
     "div": lambda g, y, a, b: (g / b, -g * y / b),
     "maximum": lambda g, y, a, b: _larger(g, a, b),
-    "minimum": lambda g, y, a, b: _larger(g, b, a)[::-1],
+    "minimum": lambda g, y, a, b: _larger(g, b, a),
     "pow": lambda g, y, a, b: (g * b * y / a, g * y * a._do("log")),
     "gt": lambda g, y, a, b: (None, None),
     "ge": lambda g, y, a, b: (None, None),

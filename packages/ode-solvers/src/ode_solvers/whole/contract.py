@@ -10,7 +10,7 @@ from torch import Tensor
 from ode_solvers.expression import Expression
 
 _WEIGHT_BYTES = 16384
-_REGISTERS = 180
+_REGISTERS = 140
 """What was found, for two generations of GPUs, to be solved without memory for registers."""
 
 
@@ -29,7 +29,7 @@ class MLPProgram:
         return 1
 
     def refusal(self, width: int, slopes: int, itemsize: int) -> str:
-        """Return why states of so many entries and steps of so many slopes cannot go whole."""
+        """Return why states of so many entries, with so many slopes held, cannot go whole."""
         del width, slopes
         padded = [1 << (size - 1).bit_length() for size in self.sizes]
         room = sum(a * b for a, b in pairwise(padded)) * itemsize
@@ -56,10 +56,12 @@ class ExpressionProgram:
         return self.size or 1
 
     def refusal(self, width: int, slopes: int, itemsize: int) -> str:
-        """Return why states of so many entries and steps of so many slopes cannot go whole."""
+        """Return why states of so many entries, with so many slopes held, cannot go whole."""
         held = self.components * -(-width // 32)
-        if held * (2 * slopes + 6) * itemsize // 4 > _REGISTERS:
-            return f"{self.components * width} entries and {slopes} slopes take too many registers"
+        if held * (slopes + 6) * itemsize // 4 > _REGISTERS:
+            return (
+                f"{self.components * width} entries, {slopes} slopes each, take too many registers"
+            )
         return ""
 
 
