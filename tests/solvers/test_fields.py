@@ -94,7 +94,7 @@ def test_equal_operations_are_one():
         (lambda t, y: y if y > 0 else -y, "torch.where"),
         (lambda t, y: torch.erf(y), "knows no 'erf'"),
         (lambda t, y: y * torch.ones(3), "named parameters"),
-        (lambda t, y: [part for part in y][0], "size="),
+        (lambda t, y: sum(y), "size="),
     ],
 )
 def test_what_cannot_be_traced_says_why(function, words):

@@ -69,9 +69,8 @@ def _program(table: Tableau, problem: SampleProblem, plan: Plan) -> FieldProgram
     made = constants(table)
     assert made is not None  # one of the refusals
     slopes = len(made.nodes) + 2 + len(made.more_nodes)
-    # Backwards every slope has a gradient.
-    slopes *= 1 + differentiable(y0, field.tensors)
-    refusal = field.refusal(width, slopes, y0.element_size())
+    recorded = differentiable(y0, field.tensors)
+    refusal = field.refusal(width, slopes, y0.element_size(), recorded=recorded)
     if refusal:
         raise ArgumentError(refusal)
     if any(x.device != y0.device and x.dim() for x in field.tensors):

@@ -28,15 +28,17 @@ class MLPProgram:
         """How many tiles a state has."""
         return 1
 
-    def refusal(self, width: int, slopes: int, itemsize: int) -> str:
-        """Return why states of so many entries, with so many slopes held, cannot go whole."""
+    def refusal(self, width: int, slopes: int, itemsize: int, *, recorded: bool) -> str:
+        """Return why states of so many entries, and steps of so many slopes, cannot go whole."""
+        # Backwards every slope has a gradient.
+        slopes *= 1 + recorded
         del width, slopes
         padded = [1 << (size - 1).bit_length() for size in self.sizes]
         room = sum(a * b for a, b in pairwise(padded)) * itemsize
-        if room > _WEIGHT_BYTES:
+        if room > most:
             return (
                 f"the weights, their sizes rounded up to powers of two, take {room} bytes; "
-                f"{_WEIGHT_BYTES} is the most"
+                f"{most} is the most"
             )
         return ""
 
@@ -55,8 +57,10 @@ class ExpressionProgram:
         """How many tiles a state has."""
         return self.size or 1
 
-    def refusal(self, width: int, slopes: int, itemsize: int) -> str:
-        """Return why states of so many entries, with so many slopes held, cannot go whole."""
+    def refusal(self, width: int, slopes: int, itemsize: int, *, recorded: bool) -> str:
+        """Return why states of so many entries, and steps of so many slopes, cannot go whole."""
+        # Backwards every slope has a gradient.
+        slopes *= 1 + recorded
         held = self.components * -(-width // 32)
         if held * (slopes + 6) * itemsize // 4 > _REGISTERS:
             return (

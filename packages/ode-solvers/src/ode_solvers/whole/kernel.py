@@ -179,7 +179,7 @@ def _tiles(field: FieldProgram, width: int, itemsize: int) -> tuple[int, int]:
     padded = [triton.next_power_of_2(size) for size in field.sizes]
     layer = max(a * b for a, b in pairwise(padded)) * itemsize // 4
     # A layer's products, one for each of its weights, are spread over the threads.
-    return 1, min(max(layer // 256, 1), 8)
+    return 1, min(max(layer // 128, 1), 8)
 
 
 def _spec(field: FieldProgram) -> tuple[Any, ...]:
