@@ -29,10 +29,9 @@ class MLPProgram:
         return 1
 
     def refusal(self, width: int, slopes: int, itemsize: int, *, recorded: bool) -> str:
-        """Return why states of so many entries, and steps of so many slopes, cannot go whole."""
-        # Backwards every slope has a gradient.
-        slopes *= 1 + recorded
+        """Return why numbers of so many bytes cannot go whole, with gradients or without."""
         del width, slopes
+        most = _WEIGHT_BYTES // 2 if recorded and itemsize == 8 else _WEIGHT_BYTES
         padded = [1 << (size - 1).bit_length() for size in self.sizes]
         room = sum(a * b for a, b in pairwise(padded)) * itemsize
         if room > most:
