@@ -18,6 +18,7 @@ from ode_solvers.kernels.contract import Kernel
 from ode_solvers.polynomial import Polynomial
 from ode_solvers.stiffness import LastStages, Suspicion, last_stages
 from ode_solvers.tableau import Tableau, row_of
+from ode_solvers.whole.choose import solved_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +138,8 @@ class RungeKutta:
     ) -> Interpolant:
         """Return the table's continuous output, or a cubic through both ends.
 
-        It evaluates the field for the slopes that the step does not have.
+        It evaluates the field for slopes that the step does not have: none for dopri5 and tsit5,
+        three for dopri8, one for methods without an error estimate.
         """
         table, ks = self.tableau, step.dense
         if len(ks) < len(table.with_end_rows()):

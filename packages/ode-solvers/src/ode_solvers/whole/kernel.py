@@ -257,5 +257,6 @@ def _control(plan: Plan) -> dict[str, Any]:
     assert isinstance(controller, PIDController)  # asked for before
     order = getattr(plan.solver, "error_order", plan.solver.order)
     limits = (controller.safety, controller.factor_min, controller.factor_max, controller.dt_min,
-              min(controller.dt_max, 1e300))  # fmt: skip
-    return {"CHOOSES": True, "EXPONENTS": controller.exponents(order), "LIMITS": limits}
+              min(controller.dt_max, 1e300), controller.floor * controller.safety)  # fmt: skip
+    exponents = (*controller.exponents(order), -1.0 / order)
+    return {"CHOOSES": True, "EXPONENTS": exponents, "LIMITS": limits}
