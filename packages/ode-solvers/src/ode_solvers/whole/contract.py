@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ode_solvers.expression import Expression
 
+ACTIVATIONS = ("tanh", "sigmoid", "softplus", "silu", "relu")
 _WEIGHT_BYTES = 16384
 _REGISTERS = 140
 """What was found, for two generations of GPUs, to be solved without memory for registers."""

@@ -19,7 +19,12 @@ from ode_solvers.kernels.fused import Fused
 from ode_solvers.tableau import Tableau
 from ode_solvers.whole import expression_programs, mlp_programs
 from ode_solvers.whole.back_programs import pull_kernel
-from ode_solvers.whole.contract import ExpressionProgram, FieldProgram, MLPProgram
+from ode_solvers.whole.contract import (
+    ACTIVATIONS,
+    ExpressionProgram,
+    FieldProgram,
+    MLPProgram,
+)
 from ode_solvers.whole.programs import solve_kernel
 from ode_solvers.whole.table import Constants, constants
 
@@ -185,7 +190,7 @@ def _tiles(field: FieldProgram, width: int, itemsize: int) -> tuple[int, int]:
 def _spec(field: FieldProgram) -> tuple[Any, ...]:
     if isinstance(field, MLPProgram):
         padded = tuple(triton.next_power_of_2(size) for size in field.sizes)
-        return field.sizes, padded, field.activation, field.time
+        return field.sizes, padded, ACTIVATIONS.index(field.activation), field.time
     kinds = tuple(_kind(field, tensor) for tensor in field.tensors)
     return (
         tuple(int(row) for row, _ in kinds),

@@ -1,12 +1,15 @@
 """A perceptron as the programs of a whole solve evaluate it, and its transpose.
 
-SPEC is (sizes, sizes padded to powers of two, activation, whether the time is an input). Weights
+SPEC is (sizes, sizes padded to powers of two, place of the activation in
+`ode_solvers.whole.contract.ACTIVATIONS`, whether the time is an input). Weights
 are read again at each evaluation, from the cache that is next to the arithmetic: held in registers
 they would leave none for the steps.
 """
 
 import triton
 import triton.language as tl
+
+TANH, SIGMOID, SOFTPLUS, SILU = (tl.constexpr(i) for i in range(4))
 
 
 @triton.jit
@@ -38,13 +41,13 @@ def _softplus(x):
 @triton.jit
 def activated(x, KIND: tl.constexpr):
     """The activation of a layer."""
-    if KIND == "tanh":
+    if KIND == TANH:
         out = _tanh(x)
-    elif KIND == "sigmoid":
+    elif KIND == SIGMOID:
         out = _sigmoid(x)
-    elif KIND == "softplus":
+    elif KIND == SOFTPLUS:
         out = _softplus(x)
-    elif KIND == "silu":
+    elif KIND == SILU:
         out = x * _sigmoid(x)
     else:
         out = tl.where(x > 0.0, x, x * 0.0)
@@ -54,15 +57,15 @@ def activated(x, KIND: tl.constexpr):
 @triton.jit
 def _rise(x, KIND: tl.constexpr):
     """The derivative of the activation."""
-    if KIND == "tanh":
+    if KIND == TANH:
         value = _tanh(x)
         out = 1.0 - value * value
-    elif KIND == "sigmoid":
+    elif KIND == SIGMOID:
         value = _sigmoid(x)
         out = value * (1.0 - value)
-    elif KIND == "softplus":
+    elif KIND == SOFTPLUS:
         out = tl.where(x > 20.0, 1.0, _sigmoid(x))
-    elif KIND == "silu":
+    elif KIND == SILU:
         value = _sigmoid(x)
         out = value * (1.0 + x * (1.0 - value))
     else:
