@@ -118,8 +118,7 @@ def next_size(e, size, t, t1, cut, live, memory, EXPONENTS: tl.constexpr, LIMITS
 
 
 @triton.jit
-def end_of(t1, size, end, sign):
-    """Where a step ends, not beyond the stop, and whether there."""
-    # The slack keeps a sliver of a step off the end.
-    cut = (end - t1) * sign < size * number(1e-9)
+def end_of(t1, slack, end, sign):
+    """Where a step ends, at the stop if that is so near, and whether there."""
+    cut = (end - t1) * sign < slack
     return tl.where(cut, end, t1), cut

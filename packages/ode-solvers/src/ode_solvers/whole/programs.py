@@ -169,11 +169,14 @@ def _next_end(
         if LIMITS[3] > 0.0:
             step = tl.where(live, tl.maximum(step, number(LIMITS[3])), step)
         step = tl.where(live, tl.minimum(step, number(LIMITS[4])), step)
-        t1, cut = end_of(t + sign * step, step, end, sign)
+        # A stop a little beyond is reached at once, so that no sliver of a step is left.
+        slack = tl.minimum(step * number(0.1), number(LIMITS[4]) - step)
+        slack = tl.maximum(slack, step * number(1e-9))
+        t1, cut = end_of(t + sign * step, slack, end, sign)
     else:
         # i * dt keeps rounding out of the nodes.
         passed = tl.floor((t - start) * sign / step + number(1e-9))
-        t1, cut = end_of(start + sign * step * (passed + 1.0), step, end, sign)
+        t1, cut = end_of(start + sign * step * (passed + 1.0), step * number(1e-9), end, sign)
     return step, tl.where(live, t1, t), cut
 
 
