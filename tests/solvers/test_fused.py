@@ -308,3 +308,22 @@ def test_a_recorded_step_takes_one_launch_a_slope_backwards(solver, launches):
     # Two steps with a launch for each slope, and one for the state.
     stages = {"dopri5": 6, "rk4": 4}[solver]
     assert counted == ["combine_kernel"] * 2 * (stages + 1)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16], ids=str)
+def test_rows_that_begin_between_two_multiples_of_sixteen_bytes_keep_to_themselves(dtype):
+    # Blocks begin before such a row, in the one above it, whose numbers are not finite here.
+    y, *ks = (random((5, 2051), dtype, i) for i in range(8))
+    for x in (y, *ks):
+        x[::2] = math.nan
+    h = FUSED.prepare(steps_of(y), y)
+    given = (DOPRI5.solution_row, DOPRI5.error_rows, ks, SampleTolerance(1e-2, 1e-2))
+    made, (norms,) = FUSED.finish(y, None, h, *given)
+    exact, (wanted,) = REFERENCE.finish(y, None, REFERENCE.prepare(steps_of(y), y), *given)
+    sums, off = CLOSE[dtype]
+    assert torch.equal(made.isnan(), exact.isnan())
+    assert close(made[1::2], exact[1::2], sums)
+    assert norms.isinf().tolist() == [True, False, True, False, True]
+    assert torch.allclose(norms[1::2], wanted[1::2], rtol=off)
+    scattered = FUSED.scattered(y, h, 0.0, ((0.5,), (0.25,)))
+    assert torch.equal(scattered[0].isnan(), y.isnan())

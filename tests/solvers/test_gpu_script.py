@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from ode_solvers.gpu import correctness, run
+from ode_solvers.gpu import correctness, run, training, whole
 from ode_solvers.gpu.__main__ import main
 from ode_solvers.gpu.correctness import CHECKS
 from ode_solvers.gpu.memory import MEMORY
 from ode_solvers.gpu.picture import bars, picture
 from ode_solvers.gpu.speed import SPEED
+from ode_solvers.gpu.training import TRAINING
 from ode_solvers.gpu.waiting import WAITING
 from ode_solvers.kernels.choose import named
 
 CPU = torch.device("cpu")
-FUSED = type(named("triton"))
+FUSED, WHOLE = type(named("triton")), type(named("whole"))
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -48,6 +50,7 @@ def test_one_json_holds_everything_and_a_failure_takes_nothing_with_it(monkeypat
     def broken(device):
         raise RuntimeError("out of memory")
 
+    monkeypatch.setattr(run, "WHOLE", {})
     monkeypatch.setattr(run, "CHECKS", {"good": lambda device: {"passed": True}, "bad": broken})
     lines = []
     assert not run.run(CPU, tmp_path, 60.0, lines.append)
@@ -73,14 +76,60 @@ def test_the_picture_marks_the_goals():
     assert [f'width="{x}"' in lengths for x in ("112.5", "225.0", "450.0")] == [True] * 3
 
 
+def test_whole_solves_are_checked_and_one_that_is_a_little_off_fails(monkeypatch):
+    monkeypatch.setattr(whole, "fields", partial(one_field, whole.fields))
+    assert whole.agrees(CPU)["passed"]
+    pull = WHOLE.pull
+    monkeypatch.setattr(
+        WHOLE, "pull", lambda *given: (pull(*given)[0] * (1.0 + 1e-6), pull(*given)[1])
+    )
+    found = whole.agrees(CPU)
+    assert found["same_steps"]
+    assert not found["passed"]
+
+
+def one_field(fields, batch, device, dtype):
+    return {"system": fields(batch, device, dtype)["system"]}
+
+
+def test_one_part_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "WHOLE", {})
+    monkeypatch.setattr(run, "CHECKS", {"bad": lambda device: {"passed": False}})
+    assert run.run(CPU, tmp_path, 60.0, [].append, ["speed"])
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["checks"] == report["memory"] == "left out: not asked for"
+
+
+@pytest.mark.parametrize("gradient", ["direct", "reversible"])
+def test_the_model_that_is_trained_is_the_registered_one(monkeypatch, gradient):
+    for name, value in (("_WIDTH", 8), ("_BATCH", 2), ("_SIZE", 8)):
+        monkeypatch.setattr(training, name, value)
+    monkeypatch.setattr(training, "peak", lambda step: step())
+    monkeypatch.setattr(training, "wall_milliseconds", lambda step, repeats: step())
+    model = training._model(CPU, gradient)
+    training._measured(model, CPU)
+    assert type(model).__name__ == "ODENet"
+    assert model.block.block.gradient == gradient
+    assert all(x.grad is not None for x in model.parameters())
+    states = []
+
+    def integrate(field, y0, times, **options):
+        states.append(y0.dtype)
+        return torch.stack([y0, y0 + field(times[0], y0)])
+
+    model.block = training.Peer(model.block.block.field, integrate)
+    training._measured(model, CPU)
+    assert set(states) == {torch.float32}
+
+
 @needs_cuda
-@pytest.mark.parametrize("name", CHECKS | WAITING)
+@pytest.mark.parametrize("name", CHECKS | WAITING | run.WHOLE)
 def test_every_check_passes_on_the_gpu(name):
-    found = (CHECKS | WAITING)[name](torch.device("cuda"))
+    found = (CHECKS | WAITING | run.WHOLE)[name](torch.device("cuda"))
     assert found["passed"], found
 
 
 @needs_cuda
-@pytest.mark.parametrize("name", SPEED | MEMORY)
+@pytest.mark.parametrize("name", SPEED | MEMORY | TRAINING | {"whole": whole.speed})
 def test_everything_can_be_measured(name):
-    assert (SPEED | MEMORY)[name](torch.device("cuda"))
+    assert (SPEED | MEMORY | TRAINING | {"whole": whole.speed})[name](torch.device("cuda"))

@@ -128,7 +128,9 @@ class _Attached(torch.autograd.Function):
                 )
         _ = ctx.saved_tensors
         y0, *tensors = ctx.inputs
-        grad_y0, found = pull(grads, y0, tuple(tensors))
+        grad_y0, found = pull(tuple(lying_as(y0, x) for x in grads), y0, tuple(tensors))
+        if grad_y0 is not None:
+            grad_y0 = lying_as(y0, grad_y0[None])[0]
         return *(None,) * (3 + ctx.count), grad_y0, *found
 
     @staticmethod
@@ -137,3 +139,16 @@ class _Attached(torch.autograd.Function):
         raise UnsupportedError(
             f"gradient={ctx.name!r} has no forward derivatives; take gradient='direct'"
         )
+
+
+def lying_as(y0: Tensor, grad: Tensor) -> Tensor:
+    """Return gradients of states, `[T, ...]`, with channels last where the state has them so.
+
+    Autograd makes them contiguous; every evaluation backwards would have to turn them round.
+    """
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(y0.dim())
+    if last is None or grad.shape[1:] != y0.shape or y0.is_contiguous():
+        return grad
+    if not y0.is_contiguous(memory_format=last):
+        return grad
+    return grad.flatten(0, 1).contiguous(memory_format=last).view(grad.shape)

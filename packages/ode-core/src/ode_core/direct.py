@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ode_core.attach import lying_as
 from ode_core.errors import UnsupportedError
 from ode_core.loops.outputs import forward
 from ode_core.transforms import transformed
@@ -40,7 +41,7 @@ class Direct:
     def solve(self, problem: Problem, plan: Plan) -> Trajectory:
         """Solve with whatever gradient mode is set."""
         try:
-            return forward(problem, plan)
+            made = forward(problem, plan)
         except RuntimeError as error:
             if transformed() and str(error).startswith("vmap"):
                 raise UnsupportedError(
@@ -49,3 +50,7 @@ class Direct:
                     "place of vmap, solve the batch with stepping='per_sample'"
                 ) from error
             raise
+        y0 = problem.y0
+        if made.ys.requires_grad and not (y0.is_contiguous() or transformed()):
+            made.ys.register_hook(lambda grad: lying_as(y0, grad))
+        return made

@@ -92,6 +92,8 @@ class Solver(Protocol):
     - `on_device = True`, which says that with shared steps it also takes times as 0-d float64
       tensors on the state's device, returns a 0-d error, and reads nothing from there; `pace(plain,
       y) -> Pace`, which does in one launch what the step-size control `plain` does;
+    - `whole(problem, plan, method) -> SampleTrajectory | None`, a solve with per-sample steps, with
+      its gradients attached, in one go; None where it is to go step by step;
     - `error_estimate`, a few words that say which estimate its error is;
     - `per_sample = True`, which says that it also takes per-sample steps: `init`, `step` and
       `interpolant` then get times as float64 `[B]` tensors and a state `[B, ...]`, one row a

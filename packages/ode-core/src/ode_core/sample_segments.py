@@ -76,13 +76,21 @@ def solve_samples(problem: SampleProblem, plan: Plan, method: GradientMethod) ->
 
 
 def _pass(problem: SampleProblem, plan: Plan, method: GradientMethod) -> SampleTrajectory:
-    solve: Any = method.solve
     timed = problem.ts.requires_grad and torch.is_grad_enabled()
     if not timed or getattr(method, "differentiates_time", False):
-        made: SampleTrajectory = solve(problem, plan)
-        return made
-    made = solve(dataclasses.replace(problem, y0=move_start(problem)), plan)
+        return _made(problem, plan, method)
+    made = _made(dataclasses.replace(problem, y0=move_start(problem)), plan, method)
     made.ys = move_outputs(problem, made.ys)
+    return made
+
+
+def _made(problem: SampleProblem, plan: Plan, method: GradientMethod) -> SampleTrajectory:
+    """Solve in one go where the solver can, else as the gradient method does, step by step."""
+    whole: Any = getattr(plan.solver, "whole", None)
+    made: SampleTrajectory | None = None if whole is None else whole(problem, plan, method)
+    if made is None:
+        solve: Any = method.solve
+        made = solve(problem, plan)
     return made
 
 

@@ -142,4 +142,11 @@ def check_settings(
 
 def append_time(t: Tensor, y: Tensor) -> Tensor:
     """Return `y`, `[B, C, ...]`, with the time as one more entry of dim 1."""
-    return torch.cat([y, t.to(y.dtype).expand(y.shape[0], 1, *y.shape[2:])], 1)
+    times = t.to(y.dtype).expand(y.shape[0], 1, *y.shape[2:])
+    if y.dim() == 4 and not y.is_contiguous() and y.is_contiguous(memory_format=_LAST):
+        # What is put together lies as its parts do, if they agree.
+        times = times.contiguous(memory_format=_LAST)
+    return torch.cat([y, times], 1)
+
+
+_LAST = torch.channels_last

@@ -18,6 +18,7 @@ from ode_solvers.kernels.contract import Kernel
 from ode_solvers.polynomial import Polynomial
 from ode_solvers.stiffness import LastStages, Suspicion, last_stages
 from ode_solvers.tableau import Tableau, row_of
+from ode_solvers.whole.choose import solved_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,6 +159,10 @@ class RungeKutta:
         """Return step-size control on the device for a state, in one launch where it can be."""
         own = getattr(self._kernel(0.0, y), "pace", None)
         return plain if own is None else own(plain)
+
+    def whole(self, problem: Any, plan: Any, method: Any) -> Any:
+        """Return a solve with per-sample steps in one launch, None where it goes step by step."""
+        return solved_whole(self.tableau, self.kernel, problem, plan, method)
 
     def diagnose(self, before: Suspicion | None, step: Step) -> Suspicion | None:
         """Return whether the problem looks stiff, where the table's last stages can tell."""

@@ -1,7 +1,8 @@
 """The command: correctness, then speed, then memory, on the first CUDA device.
 
-It needs no more than the wheels of ode-core and ode-solvers, torch and triton; torchdiffeq,
-torchode and diffrax are measured beside it where they are installed. It leaves one JSON file and
+It needs no more than the wheels of ode-core and ode-solvers, torch and triton; ODENet is trained
+where ode-models is installed, and torchdiffeq, torchode and diffrax are measured beside it where
+they are. It leaves one JSON file and
 one picture.
 """
 
@@ -29,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--interpret", action="store_true",
         help="the correctness part alone, on the CPU in Triton's interpreter",
     )  # fmt: skip
+    parser.add_argument(
+        "--only", choices=("checks", "speed", "memory"), action="append",
+        help="this part alone, as for compute-sanitizer; may be given again",
+    )  # fmt: skip
     asked = parser.parse_args(argv)
     if asked.interpret:
         # Triton reads it when the kernels are imported, which is later.
@@ -41,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     run: Any = importlib.import_module("ode_solvers.gpu.run")
     device = torch.device("cpu" if asked.interpret else "cuda")
-    passed: bool = run.run(device, asked.out, asked.seconds, _say)
+    parts = asked.only or run.PARTS
+    passed: bool = run.run(device, asked.out, asked.seconds, _say, parts)
     return 0 if passed else 1
 
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from ode_solvers.gpu.correctness import CHECKS
 from ode_solvers.gpu.memory import MEMORY
 from ode_solvers.gpu.picture import picture
 from ode_solvers.gpu.speed import SPEED
+from ode_solvers.gpu.training import TRAINING
 from ode_solvers.gpu.waiting import WAITING
+from ode_solvers.gpu.whole import agrees, repeats
+from ode_solvers.gpu.whole import speed as whole_speed
 
 # One that fails must not take the others with it.
 _FAILURES = (
@@ -26,18 +29,26 @@ _FAILURES = (
     ImportError, triton.errors.TritonError,
 )  # fmt: skip
 Say = Callable[[str], None]
+PARTS = ("checks", "speed", "memory")
+WHOLE = {"whole solves": agrees, "whole solves repeat to the bit": repeats}
 
 
-def run(device: torch.device, out: Path, seconds: float, say: Say) -> bool:
+def run(
+    device: torch.device, out: Path, seconds: float, say: Say, parts: Sequence[str] = PARTS
+) -> bool:
     """Run every check, on a GPU every measurement too; return whether all checks passed.
 
-    What there is no time for is listed as left out.
+    What there is no time for is listed as left out, and so are parts that were not asked for.
     """
     report: dict[str, Any] = {"machine": machine(device), "checks": {}, "speed": {}, "memory": {}}
     say(json.dumps(report["machine"]))
-    checks = CHECKS | WAITING if device.type == "cuda" else CHECKS
+    checks = CHECKS | WHOLE | WAITING if device.type == "cuda" else CHECKS | WHOLE
+    speed = {"whole solves": whole_speed} | SPEED
     ends = time.monotonic() + seconds
-    for part, measured in (("checks", checks), ("speed", SPEED), ("memory", MEMORY)):
+    for part, measured in (("checks", checks), ("speed", speed), ("memory", MEMORY | TRAINING)):
+        if part not in parts:
+            report[part] = "left out: not asked for"
+            continue
         if device.type != "cuda" and part != "checks":
             report[part] = "not measured: there is no GPU"
             continue
@@ -48,12 +59,11 @@ def run(device: torch.device, out: Path, seconds: float, say: Say) -> bool:
                 report[part][name] = _tried(measure, device)
             say(f"{part}: {name}: {json.dumps(report[part][name])}")
             _save(report, out)
-    passed = all(
-        isinstance(found, dict) and found.get("passed") for found in report["checks"].values()
-    )
+    found = report["checks"] if "checks" in parts else {}
+    passed = all(isinstance(one, dict) and one.get("passed") for one in found.values())
     report["passed"] = passed
     _save(report, out)
-    if device.type == "cuda":
+    if device.type == "cuda" and "speed" in parts:
         (out / "gpu.svg").write_text(picture(report))
     say("every check passed" if passed else "not every check passed")
     return passed
@@ -91,7 +101,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def _peers() -> Iterator[tuple[str, str]]:
-    for name in ("ode-core", "ode-solvers", "torchdiffeq", "torchode", "diffrax"):
+    for name in ("ode-core", "ode-solvers", "ode-models", "torchdiffeq", "torchode", "diffrax"):
         try:
             yield name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHAIN = Chain()
-NAMES = ("reference", "cpu", "native", "triton")
+NAMES = ("reference", "cpu", "native", "triton", "whole")
+
+_TRITON = {
+    "triton": ("ode_solvers.kernels.fused", "Fused"),
+    "whole": ("ode_solvers.whole.kernel", "Whole"),
+}
 
 
 @cache
@@ -38,11 +43,12 @@ def named(name: str) -> Kernel:
         if not available():
             raise PluginError("kernel='native' needs a C compiler: install gcc or clang")
         return NativeRows()
-    if name == "triton":
+    if name in _TRITON:
         if not _has_triton():
-            raise PluginError("kernel='triton' needs Triton: pip install 'ode-solvers[triton]'")
+            raise PluginError(f"kernel={name!r} needs Triton: pip install 'ode-solvers[triton]'")
         # Triton is imported when it is first used: it takes longer than a small solve.
-        kernel: Kernel = importlib.import_module("ode_solvers.kernels.fused").Fused()
+        module, kind = _TRITON[name]
+        kernel: Kernel = getattr(importlib.import_module(module), kind)()
         return kernel
     raise ArgumentError(f"kernel is one of {', '.join(NAMES)}, or an object; got {name!r}")
 

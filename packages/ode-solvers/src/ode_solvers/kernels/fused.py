@@ -19,7 +19,7 @@ from ode_core.rows import along
 from ode_solvers.kernels import programs
 from ode_solvers.kernels.cpu import Chain
 from ode_solvers.kernels.linear import Span, Sum, Weights, in_kind, weights_of
-from ode_solvers.kernels.memory import Flat, allowances, by_segment, flat, real
+from ode_solvers.kernels.memory import Flat, allowances, blocks_of, by_segment, flat, real
 from ode_solvers.kernels.pace import fused
 from ode_solvers.tableau import Dense, Row
 
@@ -203,7 +203,7 @@ class Fused:
         used = sorted(set(b).union(*es))
         # Magnitudes of complex entries take registers.
         block = _BLOCK // 2 if y0.dtype == torch.complex128 else _BLOCK
-        blocks = triton.cdiv(given.size, block)
+        blocks, _ = blocks_of(given, block, h)
         shape = (len(errors), given.rows, blocks)
         last = blocks == 1
         partial = norms if last else torch.empty(shape, dtype=torch.float64, device=y0.device)
@@ -275,10 +275,9 @@ class Fused:
             constants["BLOCK"] = block
             return self.launch(pair[0], triton.cdiv(size, block), (*arguments, size), constants)
         columns = min(triton.next_power_of_2(max(size, 2)), block)
-        rows, blocks = block // columns, triton.cdiv(size, columns)
-        if count == 1:
-            columns, rows, blocks = block, 1, triton.cdiv(size, block)
-        constants |= {"R": rows, "C": columns, "MANY": count > 1}
+        columns = block if count == 1 else columns
+        rows, (blocks, align) = block // columns, blocks_of(given, columns, h)
+        constants |= {"R": rows, "C": columns, "MANY": count > 1, "ALIGN": align}
         grid = count * blocks if rows == 1 else triton.cdiv(count, rows)
         return self.launch(pair[1], grid, (*arguments, count, size, blocks), constants)
 

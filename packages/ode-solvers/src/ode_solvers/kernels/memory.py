@@ -41,6 +41,16 @@ def flat(y: Tensor, tensors: Sequence[Tensor], h: float | Tensor) -> Flat:
     return Flat(taken, out, memory, count, memory.numel() // count)
 
 
+def blocks_of(given: Flat, block: int, h: float | Tensor) -> tuple[int, int]:
+    """Return how many blocks a row takes, and at multiples of how many entries they begin."""
+    align = 16 // given.memory.element_size()
+    if not isinstance(h, Tensor) or given.rows == 1 or given.size <= block:
+        return -(-given.size // block), 1
+    # A row that begins between two multiples of 16 bytes is met from the one before it.
+    before = align - 1 if given.size % align else 0
+    return -(-(given.size + before) // block), align
+
+
 def lies_so(x: Tensor, strides: tuple[int, ...]) -> bool:
     """Return whether a tensor has these strides, is aligned to 16 bytes, and is what it holds."""
     return x.stride() == strides and x.data_ptr() % 16 == 0 and not x.is_conj() and not x.is_neg()

@@ -13,22 +13,16 @@ with step sizes in device memory, on one block of one row, or on R rows of at mo
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _load(pointer, at, inside, other, FULL: tl.constexpr, ACC: tl.constexpr):
-    if FULL:
-        value = tl.load(pointer + at)
-    else:
-        value = tl.load(pointer + at, mask=inside, other=other)
-    return value.to(ACC)
-
-
-@triton.jit
-def _store(pointer, at, value, inside, FULL: tl.constexpr):
-    if FULL:
-        tl.store(pointer + at, value.to(pointer.dtype.element_ty))
-    else:
-        tl.store(pointer + at, value.to(pointer.dtype.element_ty), mask=inside)
+from ode_solvers.kernels.block_programs import (
+    EDGE,
+    TAIL,
+    WHOLE,
+    block_of,
+    load,
+    row_block,
+    store,
+    tile,
+)
 
 
 @triton.jit
@@ -46,50 +40,24 @@ def _weighted(x, theta, W: tl.constexpr, AT: tl.constexpr, ACC: tl.constexpr):
 @triton.jit
 def _combine(
     y, out, h, theta, ks, at, inside,
-    W: tl.constexpr, ADD: tl.constexpr, FULL: tl.constexpr, ACC: tl.constexpr,
+    W: tl.constexpr, ADD: tl.constexpr, WAY: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    total = _weighted(_load(ks[0], at, inside, 0.0, FULL, ACC), theta, W, 0, ACC)
+    total = _weighted(load(ks[0], at, inside, 0.0, WAY, ACC), theta, W, 0, ACC)
     for i in tl.static_range(1, len(W)):
-        total += _weighted(_load(ks[i], at, inside, 0.0, FULL, ACC), theta, W, i, ACC)
+        total += _weighted(load(ks[i], at, inside, 0.0, WAY, ACC), theta, W, i, ACC)
     value = h * total
     if ADD:
-        value += _load(y, at, inside, 0.0, FULL, ACC)
-    _store(out, at, value, inside, FULL)
+        value += load(y, at, inside, 0.0, WAY, ACC)
+    store(out, at, value, inside, WAY)
 
 
 @triton.jit
 def _scatter(
-    grad, outs, h, theta, at, inside, W: tl.constexpr, FULL: tl.constexpr, ACC: tl.constexpr
+    grad, outs, h, theta, at, inside, W: tl.constexpr, WAY: tl.constexpr, ACC: tl.constexpr
 ):
-    scaled = h * _load(grad, at, inside, 0.0, FULL, ACC)
+    scaled = h * load(grad, at, inside, 0.0, WAY, ACC)
     for i in tl.static_range(len(W)):
-        _store(outs[i], at, _weighted(scaled, theta, W, i, ACC), inside, FULL)
-
-
-@triton.jit
-def _block(n, BLOCK: tl.constexpr):
-    start = tl.program_id(0).to(tl.int64) * BLOCK
-    at = start + tl.arange(0, BLOCK)
-    return at, at < n, start + BLOCK <= n
-
-
-@triton.jit
-def _row_block(n, blocks, C: tl.constexpr, MANY: tl.constexpr):
-    program = tl.program_id(0).to(tl.int64)
-    row = program // blocks
-    start = (program - row * blocks) * C
-    column = start + tl.arange(0, C)
-    # A single row's blocks are aligned whatever its length is.
-    at = column + row * n if MANY else column
-    return row, at, column < n, start + C <= n
-
-
-@triton.jit
-def _tile(rows, n, R: tl.constexpr, C: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
-    column = tl.arange(0, C)
-    at = row[:, None] * n + column[None, :]
-    return row, at, (row < rows)[:, None] & (column < n)[None, :]
+        store(outs[i], at, _weighted(scaled, theta, W, i, ACC), inside, WAY)
 
 
 @triton.jit
@@ -98,32 +66,35 @@ def combine_kernel(
     ACC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """out = y + h sum W(theta) k, without y unless ADD."""
-    at, inside, full = _block(n, BLOCK)
+    at, inside, full = block_of(n, BLOCK)
     step, place = tl.full([], h, tl.float64).to(ACC), tl.full([], theta, tl.float64)
     if full:
-        _combine(y, out, step, place, ks, at, inside, W, ADD, True, ACC)
+        _combine(y, out, step, place, ks, at, inside, W, ADD, WHOLE, ACC)
     else:
-        _combine(y, out, step, place, ks, at, inside, W, ADD, False, ACC)
+        _combine(y, out, step, place, ks, at, inside, W, ADD, TAIL, ACC)
 
 
 @triton.jit
 def combine_rows_kernel(
     y, out, h, theta, ks, rows, n, blocks, W: tl.constexpr, ADD: tl.constexpr,
     ACC: tl.constexpr, R: tl.constexpr, C: tl.constexpr, MANY: tl.constexpr,
+    ALIGN: tl.constexpr,
 ):  # fmt: skip
     """out = y + h sum W(theta) k with h and theta of each row."""
     if R == 1:
-        row, at, inside, full = _row_block(n, blocks, C, MANY)
+        row, at, inside, full, safe = row_block(rows, n, blocks, C, MANY, ALIGN)
         step, place = tl.load(h + row).to(ACC), tl.load(theta + row)
         if full:
-            _combine(y, out, step, place, ks, at, inside, W, ADD, True, ACC)
+            _combine(y, out, step, place, ks, at, inside, W, ADD, WHOLE, ACC)
+        elif safe:
+            _combine(y, out, step, place, ks, at, inside, W, ADD, EDGE, ACC)
         else:
-            _combine(y, out, step, place, ks, at, inside, W, ADD, False, ACC)
+            _combine(y, out, step, place, ks, at, inside, W, ADD, TAIL, ACC)
     else:
-        row, at, inside = _tile(rows, n, R, C)
+        row, at, inside = tile(rows, n, R, C)
         step = tl.load(h + row, mask=row < rows, other=0.0).to(ACC)[:, None]
         place = tl.load(theta + row, mask=row < rows, other=0.0)[:, None]
-        _combine(y, out, step, place, ks, at, inside, W, ADD, False, ACC)
+        _combine(y, out, step, place, ks, at, inside, W, ADD, TAIL, ACC)
 
 
 @triton.jit
@@ -132,32 +103,35 @@ def scatter_kernel(
     W: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """outs[i] = h W[i](theta) grad: the transpose of `combine_kernel`."""
-    at, inside, full = _block(n, BLOCK)
+    at, inside, full = block_of(n, BLOCK)
     step, place = tl.full([], h, tl.float64).to(ACC), tl.full([], theta, tl.float64)
     if full:
-        _scatter(grad, outs, step, place, at, inside, W, True, ACC)
+        _scatter(grad, outs, step, place, at, inside, W, WHOLE, ACC)
     else:
-        _scatter(grad, outs, step, place, at, inside, W, False, ACC)
+        _scatter(grad, outs, step, place, at, inside, W, TAIL, ACC)
 
 
 @triton.jit
 def scatter_rows_kernel(
     grad, outs, h, theta, rows, n, blocks,
     W: tl.constexpr, ACC: tl.constexpr, R: tl.constexpr, C: tl.constexpr, MANY: tl.constexpr,
+    ALIGN: tl.constexpr,
 ):  # fmt: skip
     """outs[i] = h W[i](theta) grad with h and theta of each row."""
     if R == 1:
-        row, at, inside, full = _row_block(n, blocks, C, MANY)
+        row, at, inside, full, safe = row_block(rows, n, blocks, C, MANY, ALIGN)
         step, place = tl.load(h + row).to(ACC), tl.load(theta + row)
         if full:
-            _scatter(grad, outs, step, place, at, inside, W, True, ACC)
+            _scatter(grad, outs, step, place, at, inside, W, WHOLE, ACC)
+        elif safe:
+            _scatter(grad, outs, step, place, at, inside, W, EDGE, ACC)
         else:
-            _scatter(grad, outs, step, place, at, inside, W, False, ACC)
+            _scatter(grad, outs, step, place, at, inside, W, TAIL, ACC)
     else:
-        row, at, inside = _tile(rows, n, R, C)
+        row, at, inside = tile(rows, n, R, C)
         step = tl.load(h + row, mask=row < rows, other=0.0).to(ACC)[:, None]
         place = tl.load(theta + row, mask=row < rows, other=0.0)[:, None]
-        _scatter(grad, outs, step, place, at, inside, W, False, ACC)
+        _scatter(grad, outs, step, place, at, inside, W, TAIL, ACC)
 
 
 @triton.jit
@@ -188,14 +162,14 @@ def _scaled(error, before, after, relative, absolute, PAIRS: tl.constexpr):
 def _finish(
     y0, y1, h, rtol, atol, relative, absolute, ks, at, inside,
     B: tl.constexpr, E: tl.constexpr, MAKE: tl.constexpr, WIDE: tl.constexpr,
-    PAIRS: tl.constexpr, FULL: tl.constexpr, ACC: tl.constexpr,
+    PAIRS: tl.constexpr, WAY: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    before = _load(y0, at, inside, 1.0, FULL, ACC)  # outside: 1 with an error of 0
+    before = load(y0, at, inside, 1.0, WAY, ACC)  # outside: 1 with an error of 0
     rise = tl.zeros_like(before)
     first = tl.zeros_like(before)
     second = tl.zeros_like(before)
     for i in tl.static_range(len(B)):
-        k = _load(ks[i], at, inside, 0.0, FULL, ACC)
+        k = load(ks[i], at, inside, 0.0, WAY, ACC)
         if B[i] != 0.0:
             rise += k * B[i]
         if E[0][i] != 0.0:
@@ -204,17 +178,17 @@ def _finish(
             second += k * E[len(E) - 1][i]
     if MAKE:
         after = before + h * rise
-        _store(y1, at, after, inside, FULL)
+        store(y1, at, after, inside, WAY)
         # What is judged is what was stored: 16-bit states may overflow only there.
         after = after.to(y1.dtype.element_ty).to(ACC)
     else:
-        after = _load(y1, at, inside, 1.0, FULL, ACC)
+        after = load(y1, at, inside, 1.0, WAY, ACC)
     if WIDE:
         entry, held = at, inside
         if PAIRS:
             entry, held = _pairs(at) // 4, _pairs(inside.to(tl.int32)) > 0
-        relative_ = _load(relative, entry, held, 1.0, FULL, ACC)
-        absolute_ = _load(absolute, entry, held, 1.0, FULL, ACC)
+        relative_ = load(relative, entry, held, 1.0, WAY, ACC)
+        absolute_ = load(absolute, entry, held, 1.0, WAY, ACC)
     else:
         relative_ = tl.full([], rtol, tl.float64).to(ACC)
         absolute_ = tl.full([], atol, tl.float64).to(ACC)
@@ -239,14 +213,14 @@ def finish_kernel(
     PAIRS: tl.constexpr, LAST: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """y1 = y0 + h sum B k where MAKE; `partial`, `[E, blocks]`: sums of squares, or norms."""
-    at, inside, full = _block(n, BLOCK)
+    at, inside, full = block_of(n, BLOCK)
     step = tl.full([], h, tl.float64).to(ACC)
     if full:
         first, second = _finish(y0, y1, step, rtol, atol, relative, absolute, ks, at, inside,
-                                B, E, MAKE, WIDE, PAIRS, True, ACC)  # fmt: skip
+                                B, E, MAKE, WIDE, PAIRS, WHOLE, ACC)  # fmt: skip
     else:
         first, second = _finish(y0, y1, step, rtol, atol, relative, absolute, ks, at, inside,
-                                B, E, MAKE, WIDE, PAIRS, False, ACC)  # fmt: skip
+                                B, E, MAKE, WIDE, PAIRS, TAIL, ACC)  # fmt: skip
     one, other = tl.sum(first, 0), tl.sum(second, 0)
     place = partial + tl.program_id(0)
     tl.store(place, _norm(one, count) if LAST else one)
@@ -261,28 +235,32 @@ def finish_rows_kernel(
     B: tl.constexpr, E: tl.constexpr, MAKE: tl.constexpr, WIDE: tl.constexpr,
     PAIRS: tl.constexpr, LAST: tl.constexpr, ACC: tl.constexpr,
     R: tl.constexpr, C: tl.constexpr, MANY: tl.constexpr,
+    ALIGN: tl.constexpr,
 ):  # fmt: skip
     """The same with h of each row, `partial` being `[E, rows, blocks]`."""
     if R == 1:
-        row, at, inside, full = _row_block(n, blocks, C, MANY)
+        row, at, inside, full, safe = row_block(rows, n, blocks, C, MANY, ALIGN)
         step = tl.load(h + row).to(ACC)
         if full:
             first, second = _finish(y0, y1, step, rtol, atol, relative, absolute, ks, at, inside,
-                                    B, E, MAKE, WIDE, PAIRS, True, ACC)  # fmt: skip
+                                    B, E, MAKE, WIDE, PAIRS, WHOLE, ACC)  # fmt: skip
+        elif safe:
+            first, second = _finish(y0, y1, step, rtol, atol, relative, absolute, ks, at, inside,
+                                    B, E, MAKE, WIDE, PAIRS, EDGE, ACC)  # fmt: skip
         else:
             first, second = _finish(y0, y1, step, rtol, atol, relative, absolute, ks, at, inside,
-                                    B, E, MAKE, WIDE, PAIRS, False, ACC)  # fmt: skip
+                                    B, E, MAKE, WIDE, PAIRS, TAIL, ACC)  # fmt: skip
         one, other = tl.sum(first, 0), tl.sum(second, 0)
         place = partial + tl.program_id(0)
         tl.store(place, _norm(one, count) if LAST else one)
         if len(E) == 2:
             tl.store(place + rows * blocks, _norm(other, count) if LAST else other)
     else:
-        row, at, inside = _tile(rows, n, R, C)
+        row, at, inside = tile(rows, n, R, C)
         live = row < rows
         step = tl.load(h + row, mask=live, other=0.0).to(ACC)[:, None]
         first, second = _finish(y0, y1, step, rtol, atol, relative, absolute, ks, at, inside,
-                                B, E, MAKE, WIDE, PAIRS, False, ACC)  # fmt: skip
+                                B, E, MAKE, WIDE, PAIRS, TAIL, ACC)  # fmt: skip
         tl.store(partial + row, _norm(tl.sum(first, 1), count), mask=live)
         if len(E) == 2:
             tl.store(partial + row + rows, _norm(tl.sum(second, 1), count), mask=live)
