@@ -195,8 +195,6 @@ Object *stages(const Program *program, void *combine, void **pointers, double h,
     Run run = {pointers, f, args, mend, PyObject_Type(y), NULL, NULL, NULL, NULL, -1, watched,
                recording, 0};
     Object *state = none, *stage = NULL, *number = NULL;
-    /* Nobody has written into a new state, as far as torch knows. */
-    long fresh = watched ? 0 : -1;
     void *from, *to;
     int done = -1;
     Py_IncRef(state);
@@ -227,7 +225,7 @@ Object *stages(const Program *program, void *combine, void **pointers, double h,
             else
                 ((Combine *)combine)(pointers, program->rows[i], from, to, h, rows * width);
             if (i < program->evaluated)
-                done = evaluate(&run, TIME(i + 1), stage, fresh, ks);
+                done = evaluate(&run, TIME(i + 1), stage, version(&run, stage), ks);
         }
         if (stage && i + 1 == program->count && done == 0) {
             Py_DecRef(state);
