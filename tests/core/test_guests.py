@@ -101,6 +101,15 @@ def test_a_library_may_mute_its_own_message():
         assert warnings.filters[0][1].pattern == "size changed"
 
 
+@pytest.fixture
+def interactive():
+    """Ctrl-C as in a terminal: what is started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interactive")
 def test_ctrl_c_while_a_guest_is_imported_is_the_users_and_says_which_it_was():
     def hanging():
         signal.raise_signal(signal.SIGINT)
@@ -113,6 +122,7 @@ def test_ctrl_c_while_a_guest_is_imported_is_the_users_and_says_which_it_was():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("interactive")
 def test_the_command_line_says_which_guest_was_interrupted(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("ODE_PLUGIN_FILES", raising=False)
     path = tmp_path / "hanging_guest.py"

@@ -134,7 +134,8 @@ def test_numbers_on_a_device_are_those_on_the_host(case, waits, monkeypatch):
     found = solved(case)
     assert found[1:3] == (counts, status)
     assert torch.allclose(found[0], ys, rtol=1e-11, atol=1e-12, equal_nan=True)
-    assert torch.allclose(found[3], sizes, rtol=1e-7, equal_nan=True)
+    # An error near a rounding of the state has few digits, and a size has those of its root.
+    assert torch.allclose(found[3], sizes, rtol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("solver", ["dopri5", "dopri8", "adaptive_heun"])
