@@ -297,3 +297,15 @@ def test_a_step_that_is_taken_whatever_its_error_is_followed_by_one_with_its_own
     given = solve(field, y0, [0.0, 1.0], solver=name, controller=FixedSteps(), dt=0.125)
     assert forced.stats.accepted == 8
     assert torch.allclose(forced.ys, given.ys, rtol=1e-13)
+
+
+@pytest.mark.parametrize("stepping", ["shared", "per_sample"])
+def test_a_stretched_step_that_is_refused_is_not_made_again_for_ever(stepping):
+    """Even by a controller that takes next to nothing off."""
+    settings = PIDController(pcoeff=0.0, icoeff=1.0, safety=1.0, factor_min=0.97)
+    solution = solve(
+        lambda t, y: torch.cos(3 * t).view(-1, 1) * y, torch.ones(1, 1, dtype=F64), [0.0, 5.0],
+        dt=5.0, controller=settings, stepping=stepping, max_steps=2000,
+    )  # fmt: skip
+    rejected = solution.stats.rejected
+    assert 30 < int(rejected) < 300

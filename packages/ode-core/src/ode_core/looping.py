@@ -142,7 +142,7 @@ class _Attempt(NamedTuple):
         error: Any = step.error
         error = torch.where((dt <= least) & ~error.isinf(), error.clamp(max=1.0), error)
         accept, factor, memory = controller.judge(error, order, memory)
-        taken = (t1 - t).abs()
+        taken = torch.minimum(dt, (t1 - t).abs())
         size = taken * factor
         size = torch.where(accept & cut & (factor >= 1.0), torch.maximum(dt, size), size)
         reached = torch.where(accept, t1, t)

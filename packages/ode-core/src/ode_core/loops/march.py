@@ -178,7 +178,8 @@ def _chosen(
             step = solver.step(f, t, t1, y, carry, tolerance)
             error = _ratio(step, least=dt <= least)
             accept, factor, memory = controller.judge(error, order, memory)
-            taken = abs(t1 - t)
+            # A stretch is no size that a controller has asked for.
+            taken = min(dt, abs(t1 - t))
             record((t, t1 - t, error, accept))
             if not accept:
                 stats.rejected += 1

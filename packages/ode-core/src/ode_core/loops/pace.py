@@ -80,7 +80,8 @@ class TorchPace:
         t, t1, dt, cut, code, left, stop, *kept = clock.unbind()
         running, at_stop = code == RUNNING, cut != 0.0
         error = torch.where(error.isnan(), math.inf, error)
-        taken = (t1 - t).abs()
+        # A stretch is no size that a controller has asked for.
+        taken = torch.minimum(dt, (t1 - t).abs())
         if self.least:
             # The least step is taken whatever its error is, unless that is none at all.
             allowed = (dt <= self.least) & error.isfinite()

@@ -21,6 +21,7 @@ from ode_core.numbers import (
     maybe,
     numbers,
     refused,
+    smaller,
     tensor,
 )
 from ode_core.rows import by_row, where
@@ -139,7 +140,7 @@ def _chosen(f: Evaluate, part: Part, plan: Plan, log: SampleLog) -> SampleStep:
     if cut is None:
         part.dt = dt * factor
     else:
-        reached, sized = accept & cut, abs(t1 - t) * factor
+        reached, sized = accept & cut, smaller(dt, abs(t1 - t)) * factor
         # A step cut short at a stop says little about the size that the next one can have.
         sized = choose(reached & (factor >= 1.0), larger(dt, sized), sized)
         part.dt = choose(part.live, sized, dt)

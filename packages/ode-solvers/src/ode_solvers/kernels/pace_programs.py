@@ -65,7 +65,7 @@ def pace_kernel(
     if LIMITS[3] > 0.0:
         # The least step is taken whatever its error is, unless that is none at all.
         e = tl.where((dt <= least) & (e != float("inf")), tl.minimum(e, _number(1.0)), e)
-    taken = tl.abs(t1 - t)
+    taken = tl.minimum(dt, tl.abs(t1 - t))
     accept = e <= 1.0
     factor = _factor(e, before, earlier, rejected, accept, EXPONENTS, LIMITS)
     kept = tl.where(accept, tl.maximum(e, _number(1e-4)), before)

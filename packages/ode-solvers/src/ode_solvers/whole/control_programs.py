@@ -111,7 +111,8 @@ def next_size(e, size, t, t1, cut, live, memory, EXPONENTS: tl.constexpr, LIMITS
     kept = tl.where(good, tl.maximum(e, number(1e-4)), before)
     kept_before = tl.where(good, before, earlier)
     accept = good & live
-    sized = tl.where(cut, tl.abs(t1 - t), size) * factor
+    # A stretch is no size that a controller has asked for.
+    sized = tl.where(cut, tl.minimum(size, tl.abs(t1 - t)), size) * factor
     # A step cut short at a stop says little about the size that the next one can have.
     sized = tl.where(accept & cut & (factor >= 1.0), tl.maximum(size, sized), sized)
     return accept, e, sized, (kept, kept_before, (good == 0).to(tl.float64))
