@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ import torch
 # Triton's interpreter stands in where there is no GPU; it must be chosen before Triton is imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# Ctrl-C as in a terminal: what is started in the background, and all that it starts, ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Why a test may be skipped, and what makes it run. Any other skip fails the run.
 ALLOWED_SKIPS = {

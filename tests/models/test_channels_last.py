@@ -93,4 +93,4 @@ def test_odenet_trains_in_bf16_with_channels_last(gradient):
     assert abs(float(loss) - float(exact)) < 0.02
     assert all(x.grad.dtype == torch.float32 for x in model.parameters())
     assert all(x.grad.isfinite().all() for x in model.parameters())
-    assert any(float(x.grad.abs().max()) > 0.0 for x in model.block.parameters())
+    assert any(float(x.grad.abs().max()) > 0.0 for x in model.blocks.parameters())

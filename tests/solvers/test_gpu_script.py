@@ -109,7 +109,7 @@ def test_the_model_that_is_trained_is_the_registered_one(monkeypatch, gradient):
     model = training._model(CPU, gradient)
     training._measured(model, CPU)
     assert type(model).__name__ == "ODENet"
-    assert model.block.block.gradient == gradient
+    assert model.blocks[0].block.gradient == gradient
     assert all(x.grad is not None for x in model.parameters())
     states = []
 
@@ -117,7 +117,7 @@ def test_the_model_that_is_trained_is_the_registered_one(monkeypatch, gradient):
         states.append(y0.dtype)
         return torch.stack([y0, y0 + field(times[0], y0)])
 
-    model.block = training.Peer(model.block.block.field, integrate)
+    model.blocks[0] = training.Peer(model.blocks[0].block.field, integrate)
     training._measured(model, CPU)
     assert set(states) == {torch.float32}
 

@@ -56,7 +56,7 @@ def _model(device: torch.device, gradient: str) -> Any:
     model: Any = ode_core.models.create(
         "odenet", channels=3, classes=10, width=_WIDTH, gradient=gradient, **options
     )
-    model.block = Widened(model.block)
+    model.blocks[0] = Widened(model.blocks[0])
     return model.to(device).to(memory_format=torch.channels_last)
 
 
@@ -90,7 +90,7 @@ def odenet(device: torch.device) -> Found:
         return found | {"torchdiffeq": "not measured: it is not installed"}
     for name, ours, goal in (("odeint", "direct", 1.2), ("odeint_adjoint", "symplectic", 1.5)):
         model = _model(device, "direct")
-        model.block = Peer(model.block.block.field, getattr(peer, name))
+        model.blocks[0] = Peer(model.blocks[0].block.field, getattr(peer, name))
         found[name] = _measured(model, device)
         if isinstance(found[ours], dict):
             found[f"times_faster_than_{name}"] = found[name]["ms"] / found[ours]["ms"]
