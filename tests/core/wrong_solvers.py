@@ -187,6 +187,17 @@ class LooseEnds(Heun):
         return lambda theta: own(theta) * 1.0001
 
 
+class Shuffles(Heun):
+    def interpolant(self, f, t0, t1, y0, step):
+        own = super().interpolant(f, t0, t1, y0, step)
+
+        def at(theta):
+            return own(theta)
+
+        at.many = lambda thetas: [own(theta) for theta in reversed(thetas)]
+        return at
+
+
 class FlatCarry(Heun):
     def init(self, f, t, y):
         return (*super().init(f, t, y), torch.zeros((), dtype=y.dtype))
@@ -563,6 +574,7 @@ WRONG = {
 """For each check a solver that is wrong in just that way."""
 
 ALSO_WRONG = (
+    ("api.interpolant", Shuffles()),
     ("api.error", NoError()),
     ("api.error", UnsaidError()),
     ("api.fresh_memory", OverwritesCarry()),

@@ -63,7 +63,9 @@ class Solver(Protocol):
     - `interpolant(field, t0, t1, y0, step) -> Interpolant`, which may evaluate the field while it
       is built but not when it is called; otherwise a cubic Hermite polynomial is used. One with
       `rows(rows, theta) -> Tensor`, the states of `[n]` rows of a per-sample step at `[n]` thetas,
-      need not be evaluated for all rows where a few have outputs;
+      need not be evaluated for all rows where a few have outputs; one with
+      `many(thetas) -> Sequence[Tensor]`, the states of a shared step at several numbers theta,
+      need not be called once for each;
     - `replay(field, t0, t1, y, carry, y1) -> Step`, a differentiable step whose result is known,
       without what only step-size control needs; otherwise `step` with no tolerance;
     - `reverse(field, t0, t1, y1, carry1) -> (y, carry)`, the step from t0 to t1 taken back, which

@@ -37,11 +37,14 @@ class Dense:
 
     def weights(self, theta: float) -> tuple[float, ...]:
         """Return b_i(theta) for every stage."""
-        powers = [theta ** (j + 1) for j in range(len(self.coefficients[0]))]
-        return tuple(
-            sum(x * power for x, power in zip(row, powers, strict=True))
-            for row in self.coefficients
-        )
+        # By Horner's rule, as in C and `weights_at`: outputs are the same to the bit.
+        found = []
+        for row in self.coefficients:
+            total = 0.0
+            for coefficient in reversed(row):
+                total = (total + coefficient) * theta
+            found.append(total)
+        return tuple(found)
 
     def weights_at(self, theta: Tensor) -> Tensor:
         """Return b_i(theta), `[n, B]` float64, of the stages that are `used`, at `[B]` thetas.
@@ -49,7 +52,6 @@ class Dense:
         A 0-d theta is one of them.
         """
         columns = torch.from_numpy(self.polynomials).to(theta).unsqueeze(-1).unbind(1)
-        # By Horner's rule, as in C: outputs are the same to the bit.
         total = columns[-1] * theta
         for column in columns[-2::-1]:
             total = (total + column) * theta

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # How often in a row a step is made a quarter as long, to see whether an event is there.
 _SHORTENED = 3
 
+# From how many outputs in a step they are made together: fewer are as quick one by one.
+_MANY = 8
+
 
 class Collected:
     """Collects states in the order of time: requested ones, those of events, quadrature nodes."""
@@ -93,10 +96,9 @@ class Collected:
             self.pieces.append(Piece(accepted.t0, accepted.t1, accepted.until, still))
         before = len(self.states)
         if self._watch is None and not self._integrand:
-            for i in within:
-                self.times.append(problem.times[i])
-                self.states.append(output_at(problem, i, accepted, at))
-                self.wanted.append(len(self.states) - 1)
+            self.times += [problem.times[i] for i in within]
+            self.states += outputs_at(problem, within, accepted, at)
+            self.wanted += range(before, len(self.states))
         else:
             self._mixed(accepted, at, within)
         if plan.dense and self.halted is not None:
@@ -166,6 +168,19 @@ def needs_interpolant(problem: Problem, accepted: Accepted, indices: Sequence[in
         return any(problem.times[i] != accepted.t1 for i in indices)
     # A time on a node need not move with it.
     return any(not clock.ends_at(accepted.t1, i) for i in indices)
+
+
+def outputs_at(
+    problem: Problem, indices: Sequence[int], accepted: Accepted, at: Callable[[Any], Tensor] | None
+) -> list[Tensor]:
+    """Return the states at times asked for, in their order; `at` is the step's interpolant."""
+    many: Callable[[list[float]], Sequence[Tensor]] | None = getattr(at, "many", None)
+    if many is None or problem.clock is not None or len(indices) < _MANY:
+        return [output_at(problem, i, accepted, at) for i in indices]
+    t0, t1 = accepted.t0, accepted.t1
+    thetas = [(problem.times[i] - t0) / (t1 - t0) for i in indices]
+    inner = [theta for theta in thetas if theta < 1.0]
+    return [*many(inner), *(accepted.step.y for _ in thetas[len(inner) :])]
 
 
 def output_at(

@@ -45,8 +45,9 @@ class Suite:
                 for name in _GRADIENTS
             ]
         else:
-            names = ("per_sample", "shared") if work.per_sample else ("shared",)
-            variants = [Variant(name, base=name == names[0]) for name in names]
+            names = ("per_sample", "shared") if work.per_sample else ("shared", "per_sample")
+            kept = names[:1] if work.dt or work.grows else names
+            variants = [Variant(name, base=name == names[0]) for name in kept]
         if work.dt is None and not work.grows:
             variants.insert(1, Variant(variants[0].name + _INTEGRAL))
         if not work.per_sample and not work.grows:

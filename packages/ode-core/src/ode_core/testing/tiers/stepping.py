@@ -216,7 +216,7 @@ def slope(subject: Subject) -> str | None:
 
 @check("api.interpolant", offers("interpolant"))
 def ends(subject: Subject) -> str | None:
-    """The interpolant meets the step's states at its ends."""
+    """The interpolant meets the step's states at its ends, and `many` states are its own."""
     worst = 0.0
     for taken in walked(subject):
         own: Any = subject.solver
@@ -227,6 +227,14 @@ def ends(subject: Subject) -> str | None:
             taken.field.calls == calls,
             "the interpolant called f when it was read; call f while it is built",
         )
+        if hasattr(at, "many"):
+            thetas = (0.25, 0.75)
+            apart = [distance(a, at(b)) for a, b in zip(at.many(thetas), thetas, strict=True)]
+            demand(
+                max(apart) <= 1e-13,
+                f"the interpolant's `many` states are {max(apart):.1e} away from those that it "
+                "gives one by one; return the same, in the order of the thetas",
+            )
     demand(
         worst <= 1e-13,
         f"the interpolant is {worst:.1e} away from the step's state at an end; return the states "
