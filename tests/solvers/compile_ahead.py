@@ -94,7 +94,7 @@ def compiled(dtype, size, case):
     kernel = Compiling(found=(found,))
     rows, shape = 3, (size,)
     if case.endswith("many rows"):
-        rows, size = 1000, size // 64
+        rows, size = 1000, size // 64 + size % 2
     one, many = torch.tensor(0.1, dtype=torch.float64), torch.zeros(rows, dtype=torch.float64)
     if case.endswith("rows"):
         shape = (rows, size)

@@ -60,6 +60,17 @@ def row_block(rows, n, blocks, C: tl.constexpr, MANY: tl.constexpr, ALIGN: tl.co
 
 
 @triton.jit
+def flat_rows(rows, n, BLOCK: tl.constexpr):
+    """The row of each entry of a flat block, where it lies, which entries exist, whether all do."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    first = start // n
+    # In 32 bits: a division of 64 takes several times as long.
+    row = first + ((start - first * n).to(tl.int32) + tl.arange(0, BLOCK)) // n
+    at, count = start + tl.arange(0, BLOCK), (start * 0 + rows) * n
+    return row, at, at < count, start + BLOCK <= count
+
+
+@triton.jit
 def tile(rows, n, R: tl.constexpr, C: tl.constexpr):
     """Rows and places of R rows of at most C entries, and which of them exist."""
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)

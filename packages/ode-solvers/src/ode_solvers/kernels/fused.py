@@ -278,7 +278,9 @@ class Fused:
         columns = block if count == 1 else columns
         rows, (blocks, align) = block // columns, blocks_of(given, columns, h)
         constants |= {"R": rows, "C": columns, "MANY": count > 1, "ALIGN": align}
-        grid = count * blocks if rows == 1 else triton.cdiv(count, rows)
+        flat_ = pair[1] is not programs.finish_rows_kernel
+        many = triton.cdiv(count * size, block) if flat_ else triton.cdiv(count, rows)
+        grid = count * blocks if rows == 1 else many
         return self.launch(pair[1], grid, (*arguments, count, size, blocks), constants)
 
     def launch(

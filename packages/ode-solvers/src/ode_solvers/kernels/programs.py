@@ -7,7 +7,8 @@ Blocks inside the state take a path without masks, so loads are 16 bytes wide fo
 are accumulated in float32, or float64, and norms in a fixed order: results repeat to the bit.
 
 A program of `..._kernel` works on one block of a state with one step size; of `..._rows_kernel`,
-with step sizes in device memory, on one block of one row, or on R rows of at most C entries.
+with step sizes in device memory, on one block of one row, or where rows have at most C entries on
+R C entries of any rows, or, for their norms, on R rows.
 """
 
 import triton
@@ -18,6 +19,7 @@ from ode_solvers.kernels.block_programs import (
     TAIL,
     WHOLE,
     block_of,
+    flat_rows,
     load,
     row_block,
     store,
@@ -91,10 +93,13 @@ def combine_rows_kernel(
         else:
             _combine(y, out, step, place, ks, at, inside, W, ADD, TAIL, ACC)
     else:
-        row, at, inside = tile(rows, n, R, C)
-        step = tl.load(h + row, mask=row < rows, other=0.0).to(ACC)[:, None]
-        place = tl.load(theta + row, mask=row < rows, other=0.0)[:, None]
-        _combine(y, out, step, place, ks, at, inside, W, ADD, TAIL, ACC)
+        row, at, inside, full = flat_rows(rows, n, R * C)
+        step = tl.load(h + row, mask=inside, other=0.0).to(ACC)
+        place = tl.load(theta + row, mask=inside, other=0.0)
+        if full:
+            _combine(y, out, step, place, ks, at, inside, W, ADD, WHOLE, ACC)
+        else:
+            _combine(y, out, step, place, ks, at, inside, W, ADD, TAIL, ACC)
 
 
 @triton.jit
@@ -128,10 +133,13 @@ def scatter_rows_kernel(
         else:
             _scatter(grad, outs, step, place, at, inside, W, TAIL, ACC)
     else:
-        row, at, inside = tile(rows, n, R, C)
-        step = tl.load(h + row, mask=row < rows, other=0.0).to(ACC)[:, None]
-        place = tl.load(theta + row, mask=row < rows, other=0.0)[:, None]
-        _scatter(grad, outs, step, place, at, inside, W, TAIL, ACC)
+        row, at, inside, full = flat_rows(rows, n, R * C)
+        step = tl.load(h + row, mask=inside, other=0.0).to(ACC)
+        place = tl.load(theta + row, mask=inside, other=0.0)
+        if full:
+            _scatter(grad, outs, step, place, at, inside, W, WHOLE, ACC)
+        else:
+            _scatter(grad, outs, step, place, at, inside, W, TAIL, ACC)
 
 
 @triton.jit
