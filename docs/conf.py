@@ -18,7 +18,7 @@ myst_heading_anchors = 3
 # Docstrings are written for readers of the code: a word in backticks is code.
 default_role = "literal"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 88
 napoleon_use_rtype = False
@@ -28,5 +28,7 @@ html_title = "The ODE suite"
 html_static_path = ["_static"]
 html_css_files = ["suite.css"]
 html_copy_source = False
+# A summary is fetched from the page that was found, which a browser refuses where pages are files.
+html_show_search_summary = False
 html_show_sphinx = False
 html_show_copyright = False

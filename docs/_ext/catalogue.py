@@ -42,14 +42,14 @@ COLUMNS: dict[str, dict[str, Callable[[Any], str]]] = {
 
 
 def source(record: Record) -> str:
-    """Return the publication in Markdown, its address behind the year."""
-    if record.source is None:
-        return ""
+    """Return the publication in Markdown: who and when, with its address where it has one."""
     given = record.source
-    first = given.authors.split(" and ")[0].split(",")[0]
-    others = " et al." if " and " in given.authors else ""
-    year = f"[{given.year}]({given.link})" if given.link else str(given.year)
-    return f"{first}{others} {year}, {given.title}"
+    if given is None:
+        return ""
+    families = [name.split(",")[0] for name in given.authors.split(" and ")]
+    who = " and ".join(families) if len(families) < 3 else f"{families[0]} et al."
+    shown = f"{who} {given.year}"
+    return f'[{shown}]({given.link} "{given.title}")' if given.link else shown
 
 
 class Catalogue(Directive):
