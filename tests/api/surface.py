@@ -1,4 +1,4 @@
-"""What users can rely on, as lines of text: public names with signatures, registered names, options.
+"""What users can rely on, as lines of text: public names and signatures, registered names, options.
 
 python -m tests.api.surface     # writes public.txt anew, to be looked at and committed
 """

@@ -38,6 +38,18 @@ def ode_models() -> Iterator[ModelRecord]:
         fits="classification",
         solves=False,
     )
+    yield from _forecasters()
+    yield ModelRecord(
+        "neural_ode",
+        "ode_models.neural_ode:NeuralODE",
+        "a multilayer perceptron as a vector field",
+        fits="dynamics",
+        solves=True,
+        source=MODELS["neural_ode"],
+    )
+
+
+def _forecasters() -> Iterator[ModelRecord]:
     yield ModelRecord(
         "gru",
         "ode_models.gru:GRU",
@@ -68,12 +80,4 @@ def ode_models() -> Iterator[ModelRecord]:
         fits="forecasting",
         solves=True,
         source=MODELS["ode_rnn"],
-    )
-    yield ModelRecord(
-        "neural_ode",
-        "ode_models.neural_ode:NeuralODE",
-        "a multilayer perceptron as a vector field",
-        fits="dynamics",
-        solves=True,
-        source=MODELS["neural_ode"],
     )
