@@ -80,7 +80,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site into site/, strictly and from nothing but this repository."""
-    install_suite(session, "sphinx", "myst-parser", "furo")
+    install_suite(session, "sphinx", "myst-parser", "furo", "pytest")
     session.run("sphinx-build", "-E", "-W", "--keep-going", "-q", "docs", "site", env=ONE_THREAD)
     session.log(f"open {ROOT / 'site' / 'index.html'}")
 
