@@ -22,8 +22,17 @@ CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 PINS = dict(re.findall(r"^(\S+?)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
 TEST_NEEDS = (
     "pytest", "pytest-xdist", "hypothesis", "scipy", "hatchling", "triton", "tensorboard", "copier",
+    "sphinx", "myst-parser", "furo", "playwright",
 )  # fmt: skip
 WHEEL = ("python", "-m", "build", "--wheel", "-o")
+# What each package is for, done with it alone; the others' is what their READMEs show.
+MAIN_JOB = {"ode-tasks": ("ode", "run", "spiral", "--preset", "smoke")}
+README_RUN = """
+import pathlib, re, sys
+text = pathlib.Path(sys.argv[1]).read_text()
+for code in re.findall(r"^```python\\n(.*?)^```", text, re.S | re.M):
+    exec(code, globals())
+"""
 # A plugin of each kind: what it is called, and what comes after `ode new-`.
 TEMPLATES = {
     "kutta-three": ("solver",),
@@ -66,6 +75,58 @@ def types(session: nox.Session) -> None:
     """Check types with mypy at its strict setting."""
     install_suite(session, "mypy")
     session.run("mypy", *(f"packages/{name}/src" for name in PACKAGES))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into site/, strictly and from nothing but this repository."""
+    install_suite(session, "sphinx", "myst-parser", "furo", "pytest")
+    session.run("sphinx-build", "-E", "-W", "--keep-going", "-q", "docs", "site", env=ONE_THREAD)
+    session.log(f"open {ROOT / 'site' / 'index.html'}")
+
+
+@nox.session
+def cover(session: nox.Session) -> None:
+    """Measure the branches of ode-core and ode-solvers that their tests take: 90 % at least."""
+    install_suite(session, *TEST_NEEDS, "pytest-cov")
+    tests = session.posargs or ["tests/core", "tests/solvers", "tests/acceptance", "tests/budgets"]
+    session.run("pytest", "-n", "2", "--cov", "--cov-report=term:skip-covered", *tests,
+                env=ONE_THREAD)  # fmt: skip
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run tests with the lowest version of everything but torch that the packages allow."""
+    floors = ("-c", str(ROOT / "constraints-lowest.txt"))
+    tools = ("pytest", "pytest-xdist", "hypothesis", "hatchling", "playwright")
+    session.install(*floors, *pinned("torch", "torchvision", "triton", *tools))
+    editable = [word for name in PACKAGES for word in ("-e", str(ROOT / "packages" / name))]
+    session.install(*floors, *editable, "copier", "tensorboard")
+    tests = session.posargs or ["tests/core", "tests/models", "tests/tasks", "tests/acceptance"]
+    session.run("pytest", "-n", "2", *tests, env=ONE_THREAD)
+
+
+@nox.session
+def alone(session: nox.Session) -> None:
+    """Install each package alone from its wheel, which its sdist made, and do its main job."""
+    wheels = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(wheels, ignore_errors=True)
+    session.install(*CONSTRAINTS, "build")
+    for name in PACKAGES:
+        session.run("python", "-m", "build", "-o", str(wheels), str(ROOT / "packages" / name))
+    place = Path(session.create_tmp())
+    for name in PACKAGES:
+        bare = place / name
+        session.run("python", "-m", "venv", "--clear", str(bare))
+        install = (str(bare / "bin" / "pip"), "install", "--quiet", *CONSTRAINTS)
+        session.run(*install, *pinned("torch"), external=True)
+        session.run(*install, "--find-links", str(wheels), name, external=True)
+        with session.chdir(place):
+            readme = ROOT / "packages" / name / "README.md"
+            run = ("python", "-c", README_RUN, str(readme))
+            command, *words = MAIN_JOB.get(name, run)
+            for line in ((command, *words), ("ode", "list"), ("pip", "check")):
+                session.run(str(bare / "bin" / line[0]), *line[1:], external=True, env=ONE_THREAD)
 
 
 @nox.session

@@ -21,6 +21,7 @@ ALLOWED_SKIPS = {
     "needs the shared data folder": "real CIFAR-10 and glucose data are no part of the project",
     "needs a CUDA device": "no GPU on this machine",
     "needs a C compiler": "torch makes the sums where there is none",
+    "needs Chromium": "pages are looked at in a browser where there is one",
 }
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -131,7 +131,7 @@ def solve(
         problem = later(problem, start.delay)
     asked = Asked(controller, rtol, atol, dt, max_steps, dense, record_steps, start, graph)
     plan = make_plan(stepper, problem, asked)
-    method.check(problem, plan)  # type: ignore[arg-type]
+    method.check(problem, plan)  # type: ignore[arg-type]  # or one of samples
     solution, failure = _solved(problem, plan, method, t, asked_for(compile))
     if failure and on_failure == "raise":
         raise SolveError(failure, solution)

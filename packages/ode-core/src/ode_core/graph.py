@@ -38,7 +38,7 @@ def outside(out: Tensor, own: tuple[Any, ...], known: Collection[Node] = ()) -> 
                 seen.add(following)
                 waiting.append(following)
         if not after and type(node) is leaf_node:
-            leaf: Tensor = node.variable  # type: ignore[attr-defined]
+            leaf: Tensor = node.variable  # type: ignore[attr-defined]  # a leaf's node has it
             if not any(leaf is x for x in own):
                 found.append(leaf)
     return found

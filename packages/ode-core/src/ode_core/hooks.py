@@ -47,35 +47,35 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def ode_solvers() -> Iterable[SolverRecord]:  # type: ignore[empty-body]
+def ode_solvers() -> Iterable[SolverRecord]:
     """Yield the solvers of this package."""
 
 
 @hookspec
-def ode_gradients() -> Iterable[GradientRecord]:  # type: ignore[empty-body]
+def ode_gradients() -> Iterable[GradientRecord]:
     """Yield the gradient methods of this package."""
 
 
 @hookspec
-def ode_models() -> Iterable[ModelRecord]:  # type: ignore[empty-body]
+def ode_models() -> Iterable[ModelRecord]:
     """Yield the models of this package."""
 
 
 @hookspec
-def ode_tasks() -> Iterable[TaskRecord]:  # type: ignore[empty-body]
+def ode_tasks() -> Iterable[TaskRecord]:
     """Yield the tasks of this package."""
 
 
 @hookspec
-def ode_executors() -> Iterable[ExecutorRecord]:  # type: ignore[empty-body]
+def ode_executors() -> Iterable[ExecutorRecord]:
     """Yield the ways to run a benchmark's cells."""
 
 
 @hookspec
-def ode_commands() -> Iterable[CommandRecord]:  # type: ignore[empty-body]
+def ode_commands() -> Iterable[CommandRecord]:
     """Yield subcommands of `ode`."""
 
 
 @hookspec
-def ode_diagnostics() -> Iterable[DiagnosticRecord]:  # type: ignore[empty-body]
+def ode_diagnostics() -> Iterable[DiagnosticRecord]:
     """Yield what this package has to say to `ode doctor` about where it runs."""

@@ -42,7 +42,7 @@ class SampleProblem:
     @property
     def layout(self) -> SampleLayout:
         """How the user's batch lies in `y0`."""
-        return self.field.layout  # type: ignore[return-value]
+        return self.field.layout  # type: ignore[return-value]  # built with one
 
     @cached_property
     def start(self) -> Tensor:

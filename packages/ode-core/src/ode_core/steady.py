@@ -24,7 +24,7 @@ from ode_core.solution import Solution
 class SteadyState:
     """Where a solution settles.
 
-    `y` has the structure of `y0`; `rate` is the largest of |f| / (|y| + atol) there, a relative
+    `y` has the structure of `y0`; `rate` is the largest of `|f| / (|y| + atol)` there, a relative
     rate of change; `t` is the time that was integrated to, `polished` says that Newton's method
     found `y` from there. `f_calls` are all evaluations of f.
     """
@@ -51,7 +51,7 @@ def steady_state(
 ) -> SteadyState:
     """Integrate dy/dt = f(t, y) from `y0` until it is at rest, and return that state.
 
-    It is at rest where the largest |f| / (|y| + atol + sqrt(eps) rms(y)), a rate per unit of time,
+    It rests where the largest `|f| / (|y| + atol + sqrt(eps) rms(y))`, a rate per unit of time,
     is at most `tolerance`, by default ten times the root of the dtype's eps (1.5e-7 in float64).
     With `polish`, Newton's method takes over at a rate of 1e-3, or where the state has twice in a
     row not moved by more than `atol + rtol |y|`, and goes on to rounding; where its steps do not

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ode_core.hooks import hookimpl
 from ode_core.records import ModelRecord
+from ode_models.sources import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ def ode_models() -> Iterator[ModelRecord]:
         "convolutional stem, one ODE block, linear head",
         fits="classification",
         solves=True,
+        source=MODELS["odenet"],
     )
     yield ModelRecord(
         "resnet",
@@ -27,6 +29,7 @@ def ode_models() -> Iterator[ModelRecord]:
         "the same stem and head around residual blocks",
         fits="classification",
         solves=False,
+        source=MODELS["resnet"],
     )
     yield ModelRecord(
         "no_block",
@@ -35,12 +38,25 @@ def ode_models() -> Iterator[ModelRecord]:
         fits="classification",
         solves=False,
     )
+    yield from _forecasters()
+    yield ModelRecord(
+        "neural_ode",
+        "ode_models.neural_ode:NeuralODE",
+        "a multilayer perceptron as a vector field",
+        fits="dynamics",
+        solves=True,
+        source=MODELS["neural_ode"],
+    )
+
+
+def _forecasters() -> Iterator[ModelRecord]:
     yield ModelRecord(
         "gru",
         "ode_models.gru:GRU",
         "gated recurrent unit over readings and the gaps between them",
         fits="forecasting",
         solves=False,
+        source=MODELS["gru"],
     )
     yield ModelRecord(
         "latent_ode",
@@ -48,6 +64,7 @@ def ode_models() -> Iterator[ModelRecord]:
         "recognition network run backwards in time, latent ODE, decoder",
         fits="forecasting",
         solves=True,
+        source=MODELS["latent_ode"],
     )
     yield ModelRecord(
         "latent_still",
@@ -62,11 +79,5 @@ def ode_models() -> Iterator[ModelRecord]:
         "recurrent state that follows an ODE between readings and jumps at each",
         fits="forecasting",
         solves=True,
-    )
-    yield ModelRecord(
-        "neural_ode",
-        "ode_models.neural_ode:NeuralODE",
-        "a multilayer perceptron as a vector field",
-        fits="dynamics",
-        solves=True,
+        source=MODELS["ode_rnn"],
     )

@@ -236,7 +236,7 @@ class RungeKutta:
             return CHAIN
         if self.kernel is None:
             return for_state(y, shared=number or not isinstance(dt, Tensor))
-        return self.kernel  # type: ignore[return-value]
+        return self.kernel  # type: ignore[return-value]  # a name became one
 
 
 def _same(time: Any) -> Any:

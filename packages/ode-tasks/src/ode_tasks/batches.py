@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ode_core.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor
-
-    Batch = tuple[Tensor, ...]
+Batch: TypeAlias = tuple[Tensor, ...]
+"""Tensors that belong together, `[B, ...]` each."""
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,9 @@ def make_fabric(device: str, precision: str) -> Fabric:
             f"{needed} needed); use --device cpu"
         )
     one = {"devices": 1 if wanted.index is None else [wanted.index]}
+    parts: dict[str, Any] = {"precision": precision, **(many or one)}
     try:
-        fabric = Fabric(accelerator=wanted.type, precision=precision, **(many or one))  # type: ignore[arg-type]
+        fabric = Fabric(accelerator=wanted.type, **parts)
     except ValueError as error:
         raise ArgumentError(
             f"the device {device!r} with precision {precision!r}: {error}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ode_core.hooks import hookimpl
 from ode_core.records import CommandRecord, ExecutorRecord, TaskRecord
+from ode_tasks.sources import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +23,7 @@ def ode_tasks() -> Iterable[TaskRecord]:
         default_model="odenet",
         needs_data=True,
         state_size=64 * 8 * 8,
+        source=TASKS["cifar10"],
     )
     yield TaskRecord(
         "digits",
@@ -30,6 +32,7 @@ def ode_tasks() -> Iterable[TaskRecord]:
         fits="classification",
         default_model="odenet",
         state_size=32 * 2 * 2,
+        source=TASKS["digits"],
     )
     yield TaskRecord(
         "glucose",
@@ -38,6 +41,7 @@ def ode_tasks() -> Iterable[TaskRecord]:
         fits="forecasting",
         default_model="latent_ode",
         state_size=16,
+        source=TASKS["glucose"],
     )
     yield from _dynamics()
 
@@ -50,6 +54,7 @@ def _dynamics() -> Iterable[TaskRecord]:
         fits="dynamics",
         default_model="neural_ode",
         state_size=2,
+        source=TASKS["linear"],
     )
     yield TaskRecord(
         "spiral",
@@ -58,6 +63,7 @@ def _dynamics() -> Iterable[TaskRecord]:
         fits="dynamics",
         default_model="neural_ode",
         state_size=2,
+        source=TASKS["spiral"],
     )
     yield TaskRecord(
         "lotka_volterra",
@@ -66,6 +72,7 @@ def _dynamics() -> Iterable[TaskRecord]:
         fits="dynamics",
         default_model="neural_ode",
         state_size=2,
+        source=TASKS["lotka_volterra"],
     )
     yield TaskRecord(
         "van_der_pol",
@@ -74,6 +81,7 @@ def _dynamics() -> Iterable[TaskRecord]:
         fits="dynamics",
         default_model="neural_ode",
         state_size=2,
+        source=TASKS["van_der_pol"],
     )
     yield TaskRecord(
         "pendulum",
@@ -82,6 +90,7 @@ def _dynamics() -> Iterable[TaskRecord]:
         fits="dynamics",
         default_model="neural_ode",
         state_size=2,
+        source=TASKS["pendulum"],
     )
 
 

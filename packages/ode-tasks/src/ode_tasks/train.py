@@ -12,7 +12,7 @@ import torch
 
 from ode_core.errors import ArgumentError, OdeError
 from ode_tasks import devices, measure, record
-from ode_tasks.batches import Batches, loader
+from ode_tasks.batches import Batch, Batches, loader
 from ode_tasks.devices import make_fabric, seeded
 from ode_tasks.position import Position
 from ode_tasks.schedule import Schedule
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from ode_core.protocols import Progress, RunConfig
-    from ode_tasks.batches import Batch
 
     Loss = Callable[[nn.Module, Batch], Tensor]
     Evaluate = Callable[[nn.Module], Mapping[str, float]]

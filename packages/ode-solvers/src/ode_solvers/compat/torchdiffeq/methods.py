@@ -89,7 +89,7 @@ def _external(options: Mapping[str, Any]) -> Solver:
     if "min_step" in options and kind == "LSODA":
         limits["min_step"] = options["min_step"]
     limited = partial(make, **limits)
-    limited.__name__ = kind  # type: ignore[attr-defined]
+    limited.__name__ = kind  # type: ignore[attr-defined]  # a partial takes any
     made: Solver = replace(
         base, name=f"scipy_solver {kind}", order=_SCIPY_ORDERS[kind], make=limited
     )

@@ -181,4 +181,4 @@ class _Inward:
             t = neighbours(t, self._dtype, self._direction)[1]
         elif t == self._t1:
             t = neighbours(t, self._dtype, self._direction)[0]
-        return self._field(t, y)  # type: ignore[no-any-return]
+        return self._field(t, y)  # type: ignore[no-any-return]  # the user's function

@@ -1,0 +1,43 @@
+"""The publication to cite for each model of this package; its controls are the suite's own."""
+
+from __future__ import annotations
+
+from ode_core.citation import Reference
+
+_NEURAL_ODE = Reference(
+    "Chen, Ricky T. Q. and Rubanova, Yulia and Bettencourt, Jesse and Duvenaud, David",
+    2018,
+    "Neural ordinary differential equations",
+    "Advances in Neural Information Processing Systems 31",
+    arxiv="1806.07366",
+)
+_LATENT = Reference(
+    "Rubanova, Yulia and Chen, Ricky T. Q. and Duvenaud, David",
+    2019,
+    "Latent ordinary differential equations for irregularly-sampled time series",
+    "Advances in Neural Information Processing Systems 32",
+    arxiv="1907.03907",
+)
+
+MODELS = {
+    "odenet": _NEURAL_ODE,
+    "resnet": Reference(
+        "He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian",
+        2016,
+        "Deep residual learning for image recognition",
+        "IEEE Conference on Computer Vision and Pattern Recognition, 770-778",
+        doi="10.1109/CVPR.2016.90",
+    ),
+    "gru": Reference(
+        "Cho, Kyunghyun and van Merriënboer, Bart and Gulcehre, Caglar and Bahdanau, Dzmitry and "
+        "Bougares, Fethi and Schwenk, Holger and Bengio, Yoshua",
+        2014,
+        "Learning phrase representations using RNN encoder-decoder for statistical machine "
+        "translation",
+        "Conference on Empirical Methods in Natural Language Processing, 1724-1734",
+        doi="10.3115/v1/D14-1179",
+    ),
+    "latent_ode": _LATENT,
+    "ode_rnn": _LATENT,
+    "neural_ode": _NEURAL_ODE,
+}
