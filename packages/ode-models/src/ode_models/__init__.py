@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ode_models.block import ODEBlock
+    from ode_models.fitting.fit import fit
+    from ode_models.fitting.result import Fit
     from ode_models.forecast import Forecast
     from ode_models.gru import GRU
     from ode_models.latent_ode import LatentODE
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     "ODEBlock": "block",
+    "fit": "fitting.fit",
+    "Fit": "fitting.result",
     "Forecast": "forecast",
     "GRU": "gru",
     "LatentODE": "latent_ode",
@@ -35,6 +39,7 @@ _EXPORTS = {
 __all__ = [
     "GRU",
     "ODERNN",
+    "Fit",
     "Forecast",
     "LatentODE",
     "LatentStill",
@@ -43,6 +48,7 @@ __all__ = [
     "ODEBlock",
     "ODENet",
     "ResNet",
+    "fit",
 ]
 
 
