@@ -10,6 +10,7 @@ from torch import Tensor
 from ode_core import ArgumentError
 from ode_models.fitting.readings import Readings
 from ode_models.fitting.sensitivities import Equations
+from ode_models.gaps import across
 
 _F64 = torch.float64
 
@@ -26,7 +27,7 @@ def first_states(
     if guess is not None:
         states = _shaped("guess", guess, (rows, length), readings.single).clone()
     elif equations.observe is None:
-        states = across(readings)
+        states = _read(readings)
     elif start is not None:
         states = _solved(equations, readings, parameters, start)
     else:
@@ -46,27 +47,13 @@ def first_states(
     return states
 
 
-def across(readings: Readings) -> Tensor:
-    """Return the readings, `[N, T, M]`, with straight lines over time across what is missing.
-
-    Before the first and after the last reading they stay as they are. Raises ArgumentError where
-    an entry was never read.
-    """
-    present = readings.present
-    if not bool(present.any(1).all()):
+def _read(readings: Readings) -> Tensor:
+    """Return the readings with straight lines across what is missing."""
+    if not bool(readings.present.any(1).all()):
         raise ArgumentError(
             "an entry of the state was never read, so there is nothing to begin with; give guess"
         )
-    place = torch.arange(present.shape[1])[None, :, None].expand(present.shape)
-    before = torch.where(present, place, -1).cummax(1).values
-    after = torch.where(present, place, len(place[0])).flip(1).cummin(1).values.flip(1)
-    before = torch.where(before < 0, after, before)
-    after = torch.where(after >= len(place[0]), before, after)
-    times = readings.times[..., None].expand(present.shape)
-    low, high = times.gather(1, before), times.gather(1, after)
-    width = torch.where(high > low, high - low, 1.0)
-    share = ((times - low) / width).clamp(0.0, 1.0)
-    return torch.lerp(readings.values.gather(1, before), readings.values.gather(1, after), share)
+    return across(readings.times, readings.values)
 
 
 def _shaped(name: str, value: Any, leading: tuple[int, ...], single: bool) -> Tensor:
