@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn, vmap
-from torch.func import vjp
+from torch import Tensor, nn
 
 from ode_core import ArgumentError, solve
 from ode_models.block import ODEBlock, append_time
+from ode_models.products import pulled
 from ode_models.rnode import RNODE
 
 if TYPE_CHECKING:
@@ -141,13 +141,13 @@ class Change(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return both; the trace is estimated along `noise` where that is given."""
         points = pair[0]
-        pushed = vjp(lambda y: self.field(t, y), points)
-        slope, pull = pushed[0], pushed[1]
         if noise is not None:
-            return slope, (pull(noise)[0] * noise).sum(1)
+            slope, (product,) = pulled(lambda y: self.field(t, y), points, [noise])
+            return slope, (product * noise).sum(1)
         units = torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
-        rows = vmap(lambda unit: pull(unit.expand_as(points))[0])(units)  # [dim, B, dim]
-        return slope, rows.diagonal(dim1=0, dim2=2).sum(1)
+        vectors = [unit.expand_as(points) for unit in units]
+        slope, rows = pulled(lambda y: self.field(t, y), points, vectors)
+        return slope, torch.stack([row[:, place] for place, row in enumerate(rows)]).sum(0)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vjp
 
 from ode_core import ArgumentError
+from ode_models.products import pulled
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,7 @@ class RNODE:
             if noise is None:
                 slope: Tensor = field(t, y, *args)
                 return self.kinetic * slope.square().mean()
-            pushed = vjp(lambda y: field(t, y, *args), y)
-            slope, pulled = pushed[0], pushed[1](noise)[0]
-            both: Tensor = self.kinetic * slope.square().mean()
-            return both + self.jacobian * pulled.square().mean()
+            slope, (product,) = pulled(lambda y: field(t, y, *args), y, [noise])
+            return self.kinetic * slope.square().mean() + self.jacobian * product.square().mean()
 
         return energy
