@@ -98,7 +98,7 @@ def _beyond() -> Iterable[TaskRecord]:
     yield TaskRecord(
         "annuli",
         "ode_tasks.annuli:Annuli",
-        "tell a disc from the ring around it",
+        "tell a ball from the shell around it",
         fits="points",
         default_model="anode",
         state_size=2,

@@ -1,4 +1,4 @@
-"""Points in the plane: rings around a disc, and densities to learn."""
+"""Points: shells around a ball, and densities in the plane to learn."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import torch
 from torch import Tensor
 
 RADII = (0.5, 1.0, 1.5)
-"""Where the disc ends, and where the ring around it begins and ends."""
+"""Where the ball ends, and where the shell around it begins and ends."""
 
 
-def annuli(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Return points `[count, 2]` of a disc, label 0, and of a ring around it, label 1.
+def annuli(count: int, dim: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Return points `[count, dim]` of a ball, label 0, and of a shell around it, label 1.
 
-    Both are uniform over their area, with a gap between them.
+    Both are uniform over their volume, with a gap between them. In one dimension the shell is an
+    interval on either side.
 
     Source: Dupont, Doucet, Teh, Augmented neural ODEs, NeurIPS 2019, section 2.
     """
     chance = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 2
-    disc, inner, outer = RADII
-    low = torch.where(labels == 0, 0.0, inner**2)
-    high = torch.where(labels == 0, disc**2, outer**2)
-    radius = (low + (high - low) * torch.rand(count, generator=chance)).sqrt()
-    angle = 2.0 * math.pi * torch.rand(count, generator=chance)
-    return torch.stack([radius * angle.cos(), radius * angle.sin()], 1), labels
+    ball, inner, outer = RADII
+    low = torch.where(labels == 0, 0.0, inner**dim)
+    high = torch.where(labels == 0, ball**dim, outer**dim)
+    radius = (low + (high - low) * torch.rand(count, generator=chance)) ** (1.0 / dim)
+    direction = torch.randn(count, dim, generator=chance)
+    return radius[:, None] * direction / direction.norm(dim=1, keepdim=True), labels
 
 
 def density(name: str, count: int, *, seed: int) -> Tensor:
