@@ -33,6 +33,7 @@ LONG_SIGNATURES = {
     ("tableau.py", "__init__"),
     ("adjoint.py", "odeint_adjoint"),
     ("block.py", "__init__"),
+    ("fit.py", "fit"),
 }
 # A Triton program has no objects to group its arguments in.
 PROGRAMS = "programs.py"

@@ -18,6 +18,9 @@ OPTIONS = {
     "classification": {"channels": 1, "classes": 3, "width": 8},
     "forecasting": {"horizons": (0.5, 1.0), "width": 8},
     "dynamics": {"dim": 2, "width": 8},
+    "series": {"channels": 2, "classes": 3, "width": 8},
+    "points": {"dim": 2, "classes": 3, "width": 8},
+    "density": {"dim": 2, "width": 8},
 }
 RECORDS = [r for r in ode_core.models.values() if r.package == "ode-models"]
 NAMES = [r.name for r in RECORDS]
@@ -40,6 +43,12 @@ def answer(model, record):
         return model(torch.randn(2, 1, 8, 8, generator=generator))
     if record.fits == "dynamics":
         return model(torch.randn(2, 2, generator=generator), torch.tensor([0.0, 0.5, 1.0]))
+    if record.fits in ("points", "density"):
+        return model(torch.randn(3, 2, generator=generator))
+    if record.fits == "series":
+        series = torch.randn(2, 6, 2, generator=generator)
+        series[0, 2, 1] = torch.nan
+        return model(torch.linspace(0, 1, 6).expand(2, 6), series)
     values = torch.randn(2, 6, generator=generator)
     forecast = model(torch.linspace(-2, 0, 6).expand(2, 6), values, torch.ones(2, 6) > 0)
     return torch.cat((forecast.mean, forecast.std, forecast.penalty.expand(2, 1)), 1)
@@ -87,6 +96,11 @@ def test_it_works_in_double_precision(record):
         assert model(torch.randn(2, 1, 8, 8).double()).dtype == torch.float64
     elif record.fits == "dynamics":
         assert model(torch.randn(2, 2).double(), torch.tensor([0.0, 1.0])).dtype == torch.float64
+    elif record.fits in ("points", "density"):
+        assert model(torch.randn(3, 2).double()).dtype == torch.float64
+    elif record.fits == "series":
+        series = torch.randn(2, 6, 2).double()
+        assert model(torch.linspace(0, 1, 6).expand(2, 6), series).dtype == torch.float64
     else:
         times = torch.linspace(-2, 0, 6).expand(2, 6)
         forecast = model(times, torch.randn(2, 6).double(), torch.ones(2, 6) > 0)

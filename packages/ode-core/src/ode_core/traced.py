@@ -18,7 +18,7 @@ from torch import Tensor
 from ode_core import registry
 from ode_core.control import FixedSteps
 from ode_core.direct import Direct
-from ode_core.errors import ArgumentError, OdeError, SolveError
+from ode_core.errors import ArgumentError, OdeError, SolveError, UnsupportedError
 from ode_core.field import Field
 from ode_core.planning import Asked, make_plan
 from ode_core.problem import Given, Problem, check_callable, posed
@@ -35,6 +35,11 @@ SERVED = (
     "FixedSteps) of a solver that looks at no values, times as a list of floats, a y0 of tensors, "
     "and gradient='direct', without event, integrand, per-sample steps, verify or compile=; this "
     "one is run outside of the program, which fullgraph=True forbids"
+)
+UNEXPORTED = (
+    "torch.export keeps the steps of a solve, so they have to be known beforehand: take a solver "
+    "with fixed steps and dt=..., such as 'rk4', times as a list of floats and gradient='direct', "
+    "without event, integrand, per-sample steps, verify or compile="
 )
 # What a solve that is part of a program leaves at its default.
 _UNSERVED = ("stepping", "event", "integrand", "verify", "compile")
@@ -56,6 +61,8 @@ def traceable(eager: Callable[_Call, Solution]) -> Callable[_Call, Solution]:
         solver = _named(asked["solver"])
         unserved = any(asked[name] is not defaults[name] for name in _UNSERVED)
         if unserved or not _static(solver, asked):
+            if torch.compiler.is_exporting():
+                raise UnsupportedError(UNEXPORTED)
             return _outside(eager, *args, **kwargs)
         return _within(solver, asked)
 
@@ -113,6 +120,8 @@ _MADE = _Made()
 def _named(solver: Any) -> Any:
     if not isinstance(solver, str):
         return solver
+    if not torch.compiler.is_dynamo_compiling():  # torch.export runs this as it is
+        return registry.solvers.shared(solver)
     _make(solver)
     made = getattr(_MADE, solver)
     if made.failure:

@@ -15,6 +15,7 @@ from ode_core import ArgumentError, Verified, gradients, solve, solvers
 
 if TYPE_CHECKING:
     from ode_core import Compile, Compiled, GradientMethod, Solver, Stats
+    from ode_models.rnode import RNODE
 
 
 class ODEBlock(nn.Module):
@@ -25,6 +26,8 @@ class ODEBlock(nn.Module):
     `ode_core.solve`. `stats` says what the last call cost, `compiled` what of it was compiled, None
     before it; they are no part of the state dict. With
     `verify` the first backward pass is compared with that by `direct` (`ode_core.Verified`).
+    In training a `regulariser` leaves in `penalty` what is to be added to the loss, 0-d; it is None
+    in evaluation, where nothing is spent on it.
 
     Raises ArgumentError for times that cannot be solved over and for settings that do not go
     together, UnknownNameError for a solver or gradient method that nobody registers.
@@ -43,6 +46,7 @@ class ODEBlock(nn.Module):
         stepping: str = "shared",
         verify: bool = False,
         compile: bool | str | Compile = False,
+        regulariser: RNODE | None = None,
     ) -> None:
         super().__init__()
         if stepping not in ("shared", "per_sample"):
@@ -67,12 +71,16 @@ class ODEBlock(nn.Module):
         self.compiling = compile
         self.compiled: Compiled | None = None
         self.stats: Stats | None = None
+        self.regulariser = regulariser
+        self.penalty: Tensor | None = None
 
-    def forward(self, y0: Any) -> Any:
+    def forward(self, y0: Any, *args: Any) -> Any:
         """Return the state at the last of two times, like `y0`, or all of more, `[T, ...]`.
 
-        `y0` is whatever `ode_core.solve` takes: a tensor, or a structure of tensors.
+        `y0` is whatever `ode_core.solve` takes: a tensor, or a structure of tensors. The field is
+        called as `field(t, y, *args)`.
         """
+        regulariser = self.regulariser if self.training else None
         solution = solve(
             self.field,
             y0,
@@ -84,11 +92,18 @@ class ODEBlock(nn.Module):
             dt=self.dt,
             stepping=self.stepping,
             compile=self.compiling,
+            args=args,
+            integrand=regulariser.integrand(self.field, y0) if regulariser else None,
         )
+        self.penalty = solution.integrals[-1] if regulariser else None
         self.stats, self.compiled = solution.stats, solution.compiled
         if len(self.t) > 2:
             return solution.ys
         return pytree.tree_map(lambda states: states[-1], solution.ys)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has no part in a graph.
+        return {**self.__dict__, "penalty": None}
 
     def extra_repr(self) -> str:
         """Return the settings for `print(model)`."""
@@ -102,6 +117,7 @@ class ODEBlock(nn.Module):
             "stepping": None if self.stepping == "shared" else self.stepping,
             "compile": self.compiling or None,
             "verify": True if isinstance(self.gradient, Verified) else None,
+            "regulariser": self.regulariser or None,
         }
         return ", ".join(f"{name}={value}" for name, value in parts.items() if value is not None)
 

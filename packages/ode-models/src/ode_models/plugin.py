@@ -81,3 +81,31 @@ def _forecasters() -> Iterator[ModelRecord]:
         solves=True,
         source=MODELS["ode_rnn"],
     )
+    yield ModelRecord(
+        "neural_cde",
+        "ode_models.neural_cde:NeuralCDE",
+        "a controlled differential equation driven by a path through the readings",
+        fits="series",
+        solves=True,
+    )
+    yield ModelRecord(
+        "gap_gru",
+        "ode_models.gap_gru:GapGRU",
+        "gated recurrent unit over values, which of them were read, and gaps",
+        fits="series",
+        solves=False,
+    )
+    yield ModelRecord(
+        "anode",
+        "ode_models.anode:ANODE",
+        "an ODE on points, in further dimensions if asked, and a linear read-out",
+        fits="points",
+        solves=True,
+    )
+    yield ModelRecord(
+        "cnf",
+        "ode_models.cnf:CNF",
+        "a continuous normalising flow to a standard normal distribution",
+        fits="density",
+        solves=True,
+    )

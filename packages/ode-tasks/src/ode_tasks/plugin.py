@@ -44,6 +44,7 @@ def ode_tasks() -> Iterable[TaskRecord]:
         source=TASKS["glucose"],
     )
     yield from _dynamics()
+    yield from _beyond()
 
 
 def _dynamics() -> Iterable[TaskRecord]:
@@ -91,6 +92,33 @@ def _dynamics() -> Iterable[TaskRecord]:
         default_model="neural_ode",
         state_size=2,
         source=TASKS["pendulum"],
+    )
+
+
+def _beyond() -> Iterable[TaskRecord]:
+    yield TaskRecord(
+        "winding",
+        "ode_tasks.winding:Winding",
+        "tell clockwise from anticlockwise spirals with readings missing",
+        fits="series",
+        default_model="neural_cde",
+        state_size=16,
+    )
+    yield TaskRecord(
+        "annuli",
+        "ode_tasks.annuli:Annuli",
+        "tell a ball from the shell around it",
+        fits="points",
+        default_model="anode",
+        state_size=2,
+    )
+    yield TaskRecord(
+        "density",
+        "ode_tasks.density:Density",
+        "learn a density in the plane from its points",
+        fits="density",
+        default_model="cnf",
+        state_size=3,
     )
 
 

@@ -1,0 +1,1 @@
+"""Least squares on known equations with unknown parameters, by multiple shooting."""
