@@ -32,6 +32,11 @@ class Set(NamedTuple):
         """Return the set in words."""
         return f"{self.task} ({self.preset})"
 
+    @property
+    def stem(self) -> str:
+        """Return how the names of its files begin."""
+        return f"{self.task}-{self.preset}"
+
     def cell(self, name: str) -> Group | None:
         """Return the group that is this cell of a study, None where it is not here."""
         return next((group for group in self.groups if group.cell == name), None)
