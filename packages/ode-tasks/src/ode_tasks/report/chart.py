@@ -100,7 +100,9 @@ def styled(charts: Iterable[Chart]) -> list[Chart]:
     """Return the charts with one style for each name, whichever chart it is in."""
     charts = list(charts)
     names = dict.fromkeys(series.name for chart in charts for series in chart.series)
-    number = {name: place for place, name in enumerate(sorted(names))}
+    # Single words are solvers, which most charts show: their colours come before any comes again.
+    order = sorted(names, key=lambda name: (len(name.split()), name))
+    number = {name: place for place, name in enumerate(order)}
     return [
         replace(c, series=tuple(replace(s, style=number[s.name]) for s in c.series)) for c in charts
     ]

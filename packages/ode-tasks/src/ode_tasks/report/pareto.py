@@ -144,7 +144,7 @@ def _claims(best: Way, alike: Sequence[Way]) -> list[str]:
     if not others:
         return []
     if not tested:
-        return ["Times of one seed: that it is faster is not claimed."]
+        return ["No two seeds in common: that it is faster is not claimed."]
     raised = adjusted([test.p for _, test in tested])
     slower = [
         (label, math.exp(test.mean))
@@ -204,8 +204,8 @@ def charts(of_set: Set) -> list[Chart]:
             f"{of_set.stem}-pareto",
             of_set.task,
             f"{of_set.name}: {score} against time",
-            f"{'Higher' if higher else 'Lower'} and further left is better. Those apart are beaten "
-            "by no other in score, time and memory at once. Means over seeds.",
+            f"{'Higher' if higher else 'Lower'} and further left is better. A way is beaten where "
+            "another is as good in score, time and memory and better in one. Means over seeds.",
             Axis("seconds an epoch", log=True),
             Axis(score, log=log),
             tuple(drawn),

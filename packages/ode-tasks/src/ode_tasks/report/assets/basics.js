@@ -38,7 +38,7 @@ const SUPERSCRIPTS = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴"
 
 function tickText(value, log) {
   const power = Math.log10(Math.abs(value));
-  if (log && Number.isInteger(Math.round(power * 1e9) / 1e9) && (power < -2.5 || power > 3.5)) {
+  if (log && Number.isInteger(Math.round(power * 1e9) / 1e9) && (power < -3.5 || power > 4.5)) {
     return "10" + [...String(Math.round(power))].map((digit) => SUPERSCRIPTS[digit]).join("");
   }
   return numberText(Number(value.toPrecision(6)), 3);
@@ -70,7 +70,7 @@ function widened(low, high, least) {
 }
 
 function linearTicks(low, high, whole) {
-  const rough = (high - low) / 5;
+  const rough = (high - low) / 6;
   const power = 10 ** Math.floor(Math.log10(rough));
   let step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
   if (whole) step = Math.max(1, Math.round(step));

@@ -1,6 +1,6 @@
 // One cell: how to run it again, how it failed, all its numbers, and its curves.
 
-const HIDDEN = new Set(["cell", "task", "model", "solver", "gradient", "status", "reason", "schema", "higher_is_better"]);
+const HIDDEN = new Set(["cell", "task", "model", "solver", "gradient", "status", "reason", "schema", "higher_is_better", "out"]);
 const CURVES = [["train_loss", "training loss"], ["test_score", "score"], ["f_forward", "evaluations, forward"], ["f_backward", "evaluations, backward"]];
 
 async function cellView(data, key, rows) {
@@ -66,11 +66,11 @@ function facts(row) {
 }
 
 function factText(value) {
-  if (typeof value === "number") return String(value);
+  if (typeof value === "number") return numberText(value, 6);
   if (Array.isArray(value)) return value.every((part) => typeof part !== "object") ? value.join(", ") : "";
   if (typeof value !== "object") return String(value);
   const parts = Object.entries(value);
-  return parts.every(([, part]) => typeof part !== "object") ? parts.map(([name, part]) => `${name} ${part}`).join(", ") : "";
+  return parts.every(([, part]) => typeof part !== "object") ? parts.map(([name, part]) => `${name} ${factText(part)}`).join(", ") : "";
 }
 
 function curvesOf(history, row) {

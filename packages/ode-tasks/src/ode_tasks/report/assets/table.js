@@ -56,7 +56,7 @@ class Table {
   }
 
   measure() {
-    if (!this.frame.clientHeight) return;
+    if (!this.frame.offsetParent) return; // the report is not in sight
     this.draw(0, Math.min(this.rows.length, 1));
     const first = this.drawn.get(0);
     if (first) this.height = first.getBoundingClientRect().height || this.height;
@@ -94,7 +94,7 @@ class Table {
     const made = make("tr", { className: "row", role: "row", "aria-rowindex": place + 2 });
     made.dataset.place = place;
     for (const column of this.shown) made.append(this.cell(column, row));
-    made.append(make("td", { className: "brief", role: "cell" }, this.brief(row)));
+    made.append(make("td", { className: "brief", role: "cell" }, ...this.brief(row)));
     return made;
   }
 
@@ -112,6 +112,7 @@ class Table {
     return made;
   }
 
+  // Two lines, which stand for the columns where there is no room for them.
   brief(row) {
     const words = [], numbers = [];
     for (const column of this.shown) {
@@ -120,7 +121,7 @@ class Table {
       if (column.numbers) numbers.push(`${column.heading} ${text}`);
       else words.push(text);
     }
-    return [...words, ...numbers].join(" · ");
+    return [words, numbers].map((parts) => make("div", {}, parts.join(" · ")));
   }
 
   focus(place) {
