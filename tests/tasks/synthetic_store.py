@@ -82,7 +82,10 @@ def _row(chance, number, seed, rtol, gradient, solver, task):
 def _outcome(chance, row, score_name, higher):
     order = 1 + int(row["solver"][-2:]) % 8
     noise = chance.lognormvariate(0.0, 0.05)
-    error, calls = row["rtol"] * 10 ** (0.1 * order) * noise, 6 + order * row["rtol"] ** (-1 / order)
+    error, calls = (
+        row["rtol"] * 10 ** (0.1 * order) * noise,
+        6 + order * row["rtol"] ** (-1 / order),
+    )
     seconds = 0.01 * calls * noise
     score = 0.9 - 0.02 * chance.random() if higher else 0.05 + 0.01 * chance.random()
     return {

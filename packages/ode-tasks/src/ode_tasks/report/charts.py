@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
 OF_A_SET: tuple[Callable[[Set], list[Chart]], ...] = (
     pareto.charts,
-    precision.charts,
     curves.charts,
 )
-OF_ALL: tuple[Callable[[Sequence[Set]], list[Chart]], ...] = (precision.profiles,)
+OF_ALL: tuple[Callable[[Sequence[Set]], list[Chart]], ...] = (precision.charts,)
 
 
 def charts(all_sets: Sequence[Set]) -> list[Chart]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from ode_tasks.report.chart import Axis, Chart, Point, Series, limited
+from ode_tasks.report.chart import MOST_SERIES, Axis, Chart, Point, Series
 from ode_tasks.report.labels import labelled
 from ode_tasks.report.pareto import ranked
 
@@ -51,16 +51,22 @@ def _kinds(of_set: Set) -> list[_Kind]:
 
 
 def _chart(of_set: Set, groups: Sequence[tuple[str, Group]], kind: _Kind) -> Chart | None:
-    drawn = []
-    for label, group in groups:
+    first = groups
+    if kind.column.startswith("f_"):  # those that choose their steps say more
+        first = sorted(groups, key=lambda item: item[1].get("rtol") is None)
+    drawn: list[Series] = []
+    for label, group in first:
         points = curve(group.finished, kind.column)
         if points and any(point.y for point in points):  # by direct nothing is evaluated again
             drawn.append(Series(label, points, str(group.get("solver") or "")))
+        if len(drawn) > MOST_SERIES:
+            break
     if not drawn:
         return None
-    if kind.column.startswith("f_"):  # those that change with training say more
-        drawn.sort(key=lambda series: len({point.y for point in series.points}) == 1)
-    series, left_out = limited(drawn, "the best by their score first")
+    left_out = (
+        f" Shown are the {MOST_SERIES} of the best scores." if len(drawn) > MOST_SERIES else ""
+    )
+    series = tuple(drawn[:MOST_SERIES])
     values = [p.y if p.low is None else p.low for s in series for p in s.points]
     log = min(values) > 0 and max(p.y for s in series for p in s.points) > 20 * min(values)
     return Chart(

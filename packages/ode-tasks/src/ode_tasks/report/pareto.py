@@ -10,7 +10,7 @@ from ode_tasks.report.chart import Axis, Chart, Point, Series
 from ode_tasks.report.groups import spread
 from ode_tasks.report.labels import labelled
 from ode_tasks.report.methods import mebibytes
-from ode_tasks.report.precision import same_machine
+from ode_tasks.report.precision import most_common_machine
 from ode_tasks.report.verdict import LEVEL, adjusted, paired
 
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ class Way(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What to take of a set: the sentences, the way, and the ways that no other beats."""
+    """What to take of a set: in words, the way, those that no other beats, and how many all are."""
 
     sentences: tuple[str, ...]
     best: Way
     front: tuple[Way, ...]
+    number: int
 
 
 def ranked(of_set: Set) -> list[Group]:
@@ -108,6 +109,7 @@ def choice(of_set: Set) -> Choice | None:
         (_take(of_set, best, found, alike), *_claims(best, alike), *_sparing(best, alike)),
         best,
         tuple(front(found, higher=higher)),
+        len(found),
     )
 
 
@@ -162,12 +164,12 @@ def _claims(best: Way, alike: Sequence[Way]) -> list[str]:
 
 def log_ratios(slow: Group, fast: Group) -> list[float]:
     """Return the logarithms of one group's seconds over another's, seed by seed, on one machine."""
-    comparable = {id(run) for run in same_machine([*slow.finished, *fast.finished])}
+    machine = most_common_machine([*slow.finished, *fast.finished])
     seconds = [
         {
             run.get("seed"): value
             for run in group.finished
-            if id(run) in comparable and (value := run.number("epoch_seconds"))
+            if run.get("machine") == machine and (value := run.number("epoch_seconds"))
         }
         for group in (slow, fast)
     ]

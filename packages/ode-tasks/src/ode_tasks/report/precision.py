@@ -13,7 +13,7 @@ from ode_tasks.report.labels import step
 from ode_tasks.report.rows import scientific
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ode_tasks.report.groups import Set
     from ode_tasks.report.rows import Result
@@ -49,17 +49,34 @@ class Rung(NamedTuple):
     note: str
 
 
-def charts(of_set: Set) -> list[Chart]:
-    """Return error against evaluations, error against time and memory against depth of a set."""
-    runs = [run for group in of_set.groups for run in group.finished if run.get("solver")]
-    made = [_work(of_set, runs, cost) for cost in _COSTS]
-    return [chart for chart in (*made, _memory(of_set, runs)) if chart is not None]
+class Measured(NamedTuple):
+    """A run with its ladder, which is unpacked once."""
+
+    run: Result
+    rungs: list[dict[str, Any]]
 
 
-def _work(of_set: Set, runs: Sequence[Result], cost: _Cost) -> Chart | None:
-    if cost.column == "seconds":
-        runs = same_machine(runs)
-    ladders = by_solver(runs, cost.column)
+def charts(all_sets: Sequence[Set]) -> list[Chart]:
+    """Return performance profiles over all tasks, and error and memory against cost of each set."""
+    made: list[Chart | None] = []
+    problems: dict[str, list[dict[str, float]]] = {cost.column: [] for cost in _COSTS}
+    for of_set in all_sets:
+        runs = [run for group in of_set.groups for run in group.finished if run.get("solver")]
+        found = [Measured(run, run.get("work_precision") or []) for run in runs]
+        for cost in _COSTS:
+            used = same_machine(found) if cost.column == "seconds" else found
+            ladders = by_solver(used, cost.column)
+            problems[cost.column] += _problems(ladders)
+            made.append(_work(of_set, used, cost, ladders))
+        made.append(_memory(of_set, found))
+    profiles = [_profile(problems[cost.column], cost) for cost in _COSTS]
+    return [chart for chart in (*profiles, *made) if chart is not None]
+
+
+def _work(
+    of_set: Set, found: Sequence[Measured], cost: _Cost, ladders: dict[str, list[Rung]]
+) -> Chart | None:
+    runs = [measured.run for measured in found]
     swept = bool(ladders)
     if not swept and cost.of_run:
         ladders = _cells(runs, cost.of_run)
@@ -94,36 +111,31 @@ def _what(runs: Sequence[Result], *, swept: bool) -> str:
     )
 
 
-def by_solver(runs: Iterable[Result], column: str) -> dict[str, list[Rung]]:
+def by_solver(found: Iterable[Measured], column: str) -> dict[str, list[Rung]]:
     """Return each solver's ladder, medians over its runs, the coarsest rung first.
 
     A rung that one of the runs did not finish is left out.
     """
-    found: dict[str, dict[tuple[float, str], list[tuple[float, float, str]]]] = {}
+    ladders: dict[str, dict[tuple[float, str], list[tuple[float, float, str]]]] = {}
     broken: set[tuple[str, float, str]] = set()
-    for run in runs:
-        solver = str(run.get("solver"))
-        for row in run.get("work_precision") or ():
-            rung = _rung(row)
+    for run, rungs in found:
+        solver, cell = str(run.get("solver")), str(run.get("cell") or "")
+        for row in rungs:
+            rung = (row["dt"], "dt") if "dt" in row else (row["rtol"], "rtol")
             cost, error = row.get(column), row.get("error")
             if cost and error:
-                measured = (float(cost), float(error), str(run.get("cell") or ""))
-                found.setdefault(solver, {}).setdefault(rung, []).append(measured)
+                ladders.setdefault(solver, {}).setdefault(rung, []).append((cost, error, cell))
             else:
                 broken.add((solver, *rung))
     return {
         solver: [
-            Rung(median(c for c, _, _ in rows), median(e for _, e, _ in rows), rows[0][2], rung[1])
-            for rung, rows in sorted(rungs.items(), reverse=True)
-            if (solver, *rung) not in broken
+            Rung(median(c for c, _, _ in rows), median(e for _, e, _ in rows), rows[0][2],
+                 f"{kind} {size:.3g}")
+            for (size, kind), rows in sorted(of_solver.items(), reverse=True)
+            if (solver, size, kind) not in broken
         ]
-        for solver, rungs in found.items()
-    }
-
-
-def _rung(row: dict[str, Any]) -> tuple[float, str]:
-    size, name = (row["dt"], "dt") if "dt" in row else (row["rtol"], "rtol")
-    return float(size), f"{name} {size:.3g}"
+        for solver, of_solver in ladders.items()
+    }  # fmt: skip
 
 
 def _cells(runs: Sequence[Result], column: str) -> dict[str, list[Rung]]:
@@ -151,28 +163,33 @@ def to_reach(rungs: Sequence[Rung], error: float) -> float:
     return best
 
 
-def same_machine(runs: Sequence[Result]) -> list[Result]:
+def same_machine(found: Sequence[Measured]) -> list[Measured]:
     """Return the runs on the machine that most of them ran on: no others' times compare."""
+    machine = most_common_machine(measured.run for measured in found)
+    return [measured for measured in found if measured.run.get("machine") == machine]
+
+
+def most_common_machine(runs: Iterable[Result]) -> Any:
+    """Return the machine that most of the runs ran on."""
     counted = Counter(run.get("machine") for run in runs)
-    machine = counted.most_common(1)[0][0] if counted else None
-    return [run for run in runs if run.get("machine") == machine]
+    return counted.most_common(1)[0][0] if counted else None
 
 
-def _memory(of_set: Set, runs: Sequence[Result]) -> Chart | None:
+def _memory(of_set: Set, found: Sequence[Measured]) -> Chart | None:
     """Return the memory against depth, a line for each gradient of the solver with most of them."""
     gradients: dict[str, set[str]] = {}
-    for run in runs:
-        if run.get("work_precision"):
+    for run, rungs in found:
+        if rungs:
             gradients.setdefault(str(run.get("solver")), set()).add(str(run.get("gradient")))
     if not gradients:
         return None
     widest = max(gradients, key=lambda solver: len(gradients[solver]))
     several = len(gradients[widest]) > 1
-    key: Callable[[Result], str] = lambda run: str(run.get("gradient" if several else "solver"))  # noqa: E731
-    lines: dict[str, list[Result]] = {}
-    for run in runs:
-        if run.get("solver") == widest or not several:
-            lines.setdefault(key(run), []).append(run)
+    lines: dict[str, list[Measured]] = {}
+    for measured in found:
+        if measured.run.get("solver") == widest or not several:
+            name = str(measured.run.get("gradient" if several else "solver"))
+            lines.setdefault(name, []).append(measured)
     drawn = []
     for name, of_line in lines.items():
         points = _depths(of_line)
@@ -195,36 +212,29 @@ def _memory(of_set: Set, runs: Sequence[Result]) -> Chart | None:
     )
 
 
-def _depths(runs: Sequence[Result]) -> tuple[Point, ...]:
-    found: dict[float, list[float]] = {}
-    for run in runs:
-        for row in run.get("work_precision") or ():
+def _depths(found: Sequence[Measured]) -> tuple[Point, ...]:
+    held: dict[float, list[float]] = {}
+    for _, rungs in found:
+        for row in rungs:
             if row.get("f_calls") and row.get("memory_bytes"):
-                found.setdefault(float(row["f_calls"]), []).append(row["memory_bytes"] / _MIB)
-    cell = str(runs[0].get("cell") or "")
-    return tuple(Point(depth, median(found[depth]), cell=cell) for depth in sorted(found))
+                held.setdefault(float(row["f_calls"]), []).append(row["memory_bytes"] / _MIB)
+    cell = str(found[0].run.get("cell") or "")
+    return tuple(Point(depth, median(held[depth]), cell=cell) for depth in sorted(held))
 
 
-def profiles(all_sets: Sequence[Set]) -> list[Chart]:
-    """Return performance profiles over all tasks, by evaluations and by time.
+def _problems(ladders: dict[str, list[Rung]]) -> list[dict[str, float]]:
+    """Return what each solver costs to reach each target that one of them reaches."""
+    costs = ({n: to_reach(rungs, target) for n, rungs in ladders.items()} for target in TARGETS)
+    return [of_target for of_target in costs if any(map(math.isfinite, of_target.values()))]
+
+
+def _profile(problems: Sequence[dict[str, float]], cost: _Cost) -> Chart | None:
+    """Return the performance profile over all tasks.
 
     A problem is a task and an error to reach; a solver's share is that of the problems in which it
     costs at most so many times what the cheapest costs. Source: Dolan and Moré, "Benchmarking
     optimization software with performance profiles", 2002.
     """
-    made = (_profile(all_sets, cost) for cost in _COSTS)
-    return [chart for chart in made if chart is not None]
-
-
-def _profile(all_sets: Sequence[Set], cost: _Cost) -> Chart | None:
-    problems = []
-    for of_set in all_sets:
-        runs = [run for group in of_set.groups for run in group.finished if run.get("solver")]
-        ladders = by_solver(same_machine(runs) if cost.column == "seconds" else runs, cost.column)
-        for target in TARGETS:
-            costs = {name: to_reach(rungs, target) for name, rungs in ladders.items()}
-            if any(map(math.isfinite, costs.values())):
-                problems.append(costs)
     shares = ratios(problems)
     if len(problems) < 2 or len(shares) < 2:
         return None

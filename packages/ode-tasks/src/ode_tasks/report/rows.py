@@ -81,6 +81,8 @@ _HISTORY: dict[str, str] = {
     "test_score": _REAL,
 }
 
+_OF_EPOCHS = ("epoch", "train_loss", "test_score")
+
 _ORDER = ("task", "model", "solver", "gradient", "rtol", "preset", "seed", "date", "cell")
 
 
@@ -209,22 +211,34 @@ def table(results: Sequence[Result]) -> pd.DataFrame:
 
 def histories(results: Sequence[Result]) -> pd.DataFrame:
     """Return one flat row for each epoch of each result."""
-    columns: dict[str, list[Any]] = {name: [] for name in _HISTORY}
+    own: dict[str, list[Any]] = {}
+    counts = []
     length = 0
     for result in results:
-        head = {name: result.get(name) for name in _HISTORY}
-        for epoch in result.get("history") or ():
-            row = head | scalars(epoch)
-            for name in row.keys() - columns.keys():
-                columns[name] = [None] * length
-            for name, column in columns.items():
-                column.append(row.get(name))
+        epochs = result.get("history") or ()
+        counts.append(len(epochs))
+        for epoch in epochs:
+            for name, value in epoch.items():
+                column = own.setdefault(name, [])
+                if len(column) < length:
+                    column.extend([None] * (length - len(column)))
+                column.append(None if isinstance(value, list | dict) else value)
             length += 1
-    kinds = {name: _HISTORY.get(name) or _kind(columns[name]) for name in columns}
-    extras = sorted(columns.keys() - _HISTORY.keys())
-    return pd.DataFrame(
-        {name: _series(columns.pop(name), kinds[name]) for name in (*_HISTORY, *extras)}
-    )
+    columns: dict[str, list[Any]] = {}
+    for name in _HISTORY:
+        columns[name] = (
+            own.pop(name, []) if name in _OF_EPOCHS else _repeated(name, results, counts)
+        )
+    columns |= {name: own.pop(name) for name in sorted(own)}
+    for column in columns.values():
+        column.extend([None] * (length - len(column)))
+    kinds = {name: _HISTORY.get(name) or _kind(column) for name, column in columns.items()}
+    return pd.DataFrame({name: _series(columns[name], kind) for name, kind in kinds.items()})
+
+
+def _repeated(name: str, results: Sequence[Result], counts: Sequence[int]) -> list[Any]:
+    pairs = zip(results, counts, strict=True)
+    return [value for result, n in pairs for value in [result.row.get(name)] * n]
 
 
 def flat(result: Result) -> Row:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ode_tasks.report.groups import sets
 from ode_tasks.report.methods import mebibytes
-from ode_tasks.report.pareto import Choice, Way, choice, ways
+from ode_tasks.report.pareto import Choice, Way, choice
 from ode_tasks.report.section import Section, Table
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _section(of_set: Set) -> Section | None:
     made = choice(of_set)
     if made is None:
         return None
-    tables = (_table(of_set, made),) if len(ways(of_set)) > 1 else ()
+    tables = (_table(of_set, made),) if made.number > 1 else ()
     return Section(of_set.task, tables, sentences=made.sentences)
 
 
