@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 import shlex
@@ -161,21 +163,48 @@ def _commands(directory):
 def test_the_page_holds_everything_and_asks_nobody(results):
     report.write(results, QUIET)
     page = (results / "index.html").read_text()
-    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
-    assert "http" not in re.sub(r'data:[^"]*', "", page)
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", _markup(page))
+    assert "://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "8 s &lt;were&gt; up" in page
     assert "8 s <were> up" not in page
-    for result in read(results).results:
-        assert f'id="cell={result.get("cell")}"' in page
-    for number in (">0.875<", ">0.5<", ">0.00015<", ">4<", ">2.5<"):
-        assert number in page
-    assert "ode run digits --model odenet --solver rk4" in page
-    assert "no data" in page
-    assert "prefers-color-scheme: dark" in page
-    assert page.count("data:image/png;base64,") == len(list((results / "plots").glob("*.png"))) > 0
+    held = unpacked(page, "data")
+    columns = {column["name"]: column for column in held["columns"]}
+    found = read(results).results
+    cells = columns["cell"]
+    assert [cells["texts"][code] for code in cells["codes"]] == [r.get("cell") for r in found]
+    assert columns["score"]["numbers"] == [None, 0.5, 0.875, None, 0.875]
+    assert columns["memory"]["numbers"][1] == 3.0
+    assert columns["step"]["texts"][-1] == "rtol 1e-3 dt 0.5"
+    rows = unpacked(page, "piece0")
+    assert [row["row"]["status"] for row in rows] == [r.get("status") for r in found]
+    assert rows[2]["command"].startswith("ode run digits --model odenet --solver rk4")
+    assert rows[2]["lists"]["history"] == found[2].get("history")
+    drawn = {f"{chart['name']}.png" for chart in held["charts"]}
+    assert drawn == {path.name for path in (results / "plots").iterdir()}
     summary = page[: page.index("All results")]
     assert re.search(r'<b class="timeout">1</b>', summary)
     assert "torn/metrics.json cannot be read" in summary
+    assert "For digits (smoke) take rk4" in summary
+
+
+def _markup(page):
+    return re.sub(r"<script>.*</script>", "", page, flags=re.DOTALL)
+
+
+def unpacked(page, name):
+    text = re.search(rf'id="{name}">([^<]*)<', page)[1]
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def test_the_output_of_a_cell_that_was_lost_is_on_the_page(tmp_path):
+    cell = put(tmp_path, "digits", "odenet", "slow", "direct", status="crashed", reason="SIGSEGV")
+    folder = Store(tmp_path).artefacts(cell)
+    folder.mkdir(parents=True)
+    (folder / "output.txt").write_text("x" * 10_000 + "its last words")
+    report.write(tmp_path, QUIET)
+    (row,) = unpacked((tmp_path / "index.html").read_text(), "piece0")
+    assert row["output"].endswith("its last words")
+    assert len(row["output"]) < 7_000
 
 
 def test_pictures_that_runs_left_are_on_the_page(results):

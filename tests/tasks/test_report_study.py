@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from ode_core.cli import main
 from ode_tasks.report import forecasts
-from ode_tasks.report.plots import curve, labels
+from ode_tasks.report.labels import labels
+from ode_tasks.report.plots import curve
 from ode_tasks.report.rows import Result
 from ode_tasks.report.sections import sections
 from ode_tasks.run import write

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ode_core.errors import ArgumentError
 from ode_core.registry import models
-from ode_tasks import measure
+from ode_tasks import measure, work_precision
 from ode_tasks.data.images import Images, Normalise, balanced, crop, flip
 from ode_tasks.finer import finer
 from ode_tasks.gradients.probe import Probe
@@ -131,6 +131,7 @@ def classify(
     )
     pixels, labels = fabric.to_device(tuple(part[: settings.batch] for part in train))
     images = prepare(pixels)
+    few = prepare(fabric.to_device(data.test.pixels[:_ERROR_IMAGES]))
     twin = direct_twin(config, settings, model, **size)
 
     def loss(net: nn.Module) -> Tensor:
@@ -140,9 +141,8 @@ def classify(
     return {
         **solving(config, settings),
         **_outcome(trained),
-        "solver_error": measure.solver_error(
-            model, prepare(fabric.to_device(data.test.pixels[:_ERROR_IMAGES]))
-        ),
+        "solver_error": measure.solver_error(model, few),
+        "work_precision": work_precision.of_model(model, few),
         **measure.memory_columns(model, twin, loss, inputs=(images, labels)),
         **gradient_columns(model, twin, loss),
         **size_columns(model, images[:_ERROR_IMAGES]),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ode_tasks import measure
+from ode_tasks import measure, work_precision
 from ode_tasks.data.windows import HORIZONS
 from ode_tasks.glucose_scores import HALF_WIDTH, LEVEL, scores, table
 from ode_tasks.settings import build, direct_twin
@@ -82,6 +82,7 @@ def learn(
     columns = {
         **trained.columns(),
         "solver_error": measure.solver_error(model, *inputs(few)),
+        "work_precision": work_precision.of_model(model, *inputs(few)),
         **measure.memory_columns(model, twin, lambda net: loss(net, batch), batch),
         "history": trained.history,
     }

@@ -166,9 +166,23 @@ def relative_rms(values: Tensor, exact: Tensor) -> float:
 def solver_error(model: nn.Module, *inputs: Any) -> float | None:
     """Return the relative RMS error of the model's solves on one batch, None if it solves nothing.
 
-    Each block (a submodule with `field`, `t` and, once it has solved, `stats`) is called as the
-    model calls it, then its field is solved again from the same state by `reference`: to 1e-10, or
-    to 1e-8 where that takes more than 100 steps. NaN where neither can be finished.
+    The field of each of its `solves` is solved again from the same state by `nearly_exact`; NaN
+    where that cannot be finished.
+    """
+    try:
+        pairs = [_pair(*call) for call in solves(model, *inputs)]
+    except SolveError:
+        return math.nan
+    if not pairs:
+        return None
+    return relative_rms(*(torch.cat([p[i] for p in pairs]) for i in (0, 1)))
+
+
+def solves(model: nn.Module, *inputs: Any) -> list[tuple[nn.Module, Tensor, Tensor]]:
+    """Return the blocks that the model calls on one batch, each with its state and its result.
+
+    A block is a submodule with `field`, `t` and, once it has solved, `stats`. The model is called
+    in evaluation mode and without gradients. Raises SolveError where its own solves fail.
     """
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
 
@@ -180,16 +194,11 @@ def solver_error(model: nn.Module, *inputs: Any) -> float | None:
     try:
         with torch.no_grad():
             model.eval()(*inputs)
-        pairs = [_pair(*call) for call in calls]
-    except SolveError:
-        return math.nan
     finally:
         model.train(training)
         for handle in handles:
             handle.remove()
-    if not pairs:
-        return None
-    return relative_rms(*(torch.cat([p[i] for p in pairs]) for i in (0, 1)))
+    return calls
 
 
 def _solvable(model: nn.Module) -> list[nn.Module]:
@@ -197,13 +206,20 @@ def _solvable(model: nn.Module) -> list[nn.Module]:
 
 
 def _pair(block: Any, y0: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-    field = copy.deepcopy(block.field).double()
-    try:
-        exact = reference(field, y0, block.t, tolerance=_TIGHT, max_steps=_TIGHT_STEPS)
-    except SolveError:
-        exact = reference(field, y0, block.t, tolerance=_LOOSE, max_steps=_LOOSE_STEPS)
+    exact = nearly_exact(copy.deepcopy(block.field).double(), y0, block.t)
     exact = exact if output.dim() == exact.dim() else exact[-1]
     return output.double().flatten(), exact.flatten()
+
+
+def nearly_exact(field: Callable[[Tensor, Tensor], Tensor], y0: Tensor, t: Any) -> Tensor:
+    """Return `reference` to 1e-10, or to 1e-8 where that takes more than 100 steps.
+
+    Raises SolveError where neither can be finished.
+    """
+    try:
+        return reference(field, y0, t, tolerance=_TIGHT, max_steps=_TIGHT_STEPS)
+    except SolveError:
+        return reference(field, y0, t, tolerance=_LOOSE, max_steps=_LOOSE_STEPS)
 
 
 class Timer:

@@ -26,6 +26,8 @@ def report(
         output.rows([{"file": str(path), "status": "ok", "reason": ""} for path in written], ())
         return
     for section in sections(read(directory).results):
+        for sentence in section.sentences:
+            output.note(sentence)
         for table in section.tables:
             output.rows(table.rows, table.columns, table.title)
             for note in table.notes:

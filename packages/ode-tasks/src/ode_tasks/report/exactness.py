@@ -33,6 +33,7 @@ _STYLES = {
     "adjoint": {"color": "#d55e00", "marker": "s"},
 }
 _IMAGES = ("cifar10", "digits")
+_MOST_PANELS = 9
 
 
 def sections(results: Sequence[Result]) -> list[Section]:
@@ -41,8 +42,8 @@ def sections(results: Sequence[Result]) -> list[Section]:
     for of_set in sets(results):
         methods = _methods(of_set) if of_set.task in _IMAGES else {}
         if methods:
-            tables, plots = (_table(of_set, methods),), (_plot(of_set, methods),)
-            made.append(Section(of_set.task, tables, plots))
+            plots = (_plot(of_set, methods),) if len(methods) <= _MOST_PANELS else ()
+            made.append(Section(of_set.task, (_table(of_set, methods),), plots))
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +33,11 @@ class Set(NamedTuple):
         """Return the set in words."""
         return f"{self.task} ({self.preset})"
 
+    @property
+    def stem(self) -> str:
+        """Return how the names of its files begin."""
+        return f"{self.task}-{self.preset}"
+
     def cell(self, name: str) -> Group | None:
         """Return the group that is this cell of a study, None where it is not here."""
         return next((group for group in self.groups if group.cell == name), None)
@@ -43,7 +49,7 @@ class Group:
 
     runs: tuple[Result, ...]
 
-    @property
+    @cached_property
     def finished(self) -> list[Result]:
         """Return the runs that have an outcome."""
         return [run for run in self.runs if run.ok]
@@ -104,29 +110,33 @@ def sets(results: Sequence[Result]) -> list[Set]:
     The groups of a study are in the order of its cells.
     """
     found: dict[tuple[str, ...], dict[tuple[str, ...], dict[float, Result]]] = {}
-    for result in sorted(results, key=lambda result: str(result.get("date") or "")):
+    known: dict[int, str] = {}  # rows share their settings
+    for result in sorted(results, key=lambda result: str(result.row.get("date") or "")):
         groups = found.setdefault(_key(result, _SHARED), {})
-        groups.setdefault(_own(result), {})[result.number("seed") or 0.0] = result
+        groups.setdefault(_own(result, known), {})[result.row.get("seed") or 0] = result
     made = []
     for (task, preset, *_), groups in found.items():
         of_seeds = [Group(tuple(runs[s] for s in sorted(runs))) for runs in groups.values()]
-        of_seeds.sort(key=_place)
+        study = planned(task, preset)
+        names = [cell.name for cell in study.cells] if study is not None else []
+        place = {name: number for number, name in enumerate(names)}
+        of_seeds.sort(key=lambda group, place=place: place.get(group.cell, len(place)))
         made.append(Set(task, preset, tuple(of_seeds)))
     return made
 
 
 def _key(result: Result, names: Sequence[str]) -> tuple[str, ...]:
-    return tuple("" if result.get(name) is None else str(result.get(name)) for name in names)
+    row = result.row
+    return tuple("" if (value := row.get(name)) is None else str(value) for name in names)
 
 
-def _own(result: Result) -> tuple[str, ...]:
-    if result.get("study_cell"):
-        return (str(result.get("study_cell")),)
-    settings = json.dumps(result.get("settings") or {}, sort_keys=True)
-    return (*_key(result, _OWN), settings)
-
-
-def _place(group: Group) -> int:
-    study = planned(str(group.get("task")), str(group.get("preset")))
-    names = [cell.name for cell in study.cells] if study is not None else []
-    return names.index(group.cell) if group.cell in names else len(names)
+def _own(result: Result, known: dict[int, str]) -> tuple[str, ...]:
+    row = result.row
+    if row.get("study_cell"):
+        return (str(row["study_cell"]),)
+    settings = row.get("settings") or {}
+    if not settings:
+        return (*_key(result, _OWN), "{}")
+    if id(settings) not in known:
+        known[id(settings)] = json.dumps(settings, sort_keys=True)
+    return (*_key(result, _OWN), known[id(settings)])

@@ -5,97 +5,82 @@ from __future__ import annotations
 import base64
 import math
 from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from ode_tasks.benchmark.cell import OK
 from ode_tasks.glucose_plot import FORECAST
-from ode_tasks.report.rows import Result, command, scientific
+from ode_tasks.report import payload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from ode_tasks.report.rows import Found
+    from ode_tasks.report.chart import Chart
+    from ode_tasks.report.rows import Found, Result
     from ode_tasks.report.section import Plot, Section
 
 _PICTURES_A_TASK = 4
-_STATUS_ORDER = (OK, "failed", "timeout", "crashed", "plugin_failed", "skipped")
+_MOST_REASONS = 12
+_NAMED = 6
+_STATUS_ORDER = (OK, "failed", "timeout", "oom", "crashed", "plugin_failed", "skipped")
+_ASSETS = "assets"
+# In the order in which they use each other.
+_SCRIPTS = ("basics", "data", "query", "table", "chart", "scatter", "cell", "page")
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: its field, its heading, and how a number in it is written."""
-
-    field: str
-    heading: str
-    form: str = ""
-
-    @property
-    def numeric(self) -> bool:
-        """Whether it holds numbers, which are set flush right and sorted by size."""
-        return bool(self.form)
-
-
-_COLUMNS = (
-    Column("task", "task"),
-    Column("model", "model"),
-    Column("solver", "solver"),
-    Column("gradient", "gradient"),
-    Column("step", "tolerance or step"),
-    Column("preset", "preset"),
-    Column("seed", "seed", "d"),
-    Column("device", "device"),
-    Column("status", "status"),
-    Column("score", "score", ".4g"),
-    Column("solver_error", "solver error", ".2g"),
-    Column("f_forward", "evaluations, forward", ".4g"),
-    Column("f_backward", "backward", ".4g"),
-    Column("memory_bytes", "memory, MiB", ".4g"),
-    Column("seconds", "seconds", ".3g"),
-)
-_ALWAYS = ("task", "solver", "status", "score", "solver_error", "f_forward", "seconds")
-
-
-def page(directory: Path, found: Found, sections: Sequence[Section], plots: Sequence[Plot]) -> str:
-    """Return the whole page as text."""
+def page(
+    directory: Path,
+    found: Found,
+    sections: Sequence[Section],
+    plots: Sequence[Plot],
+    charts: Sequence[Chart],
+) -> str:
+    """Return the whole page as text; `plots` are the images that it shows beside the charts."""
     environment = Environment(
-        loader=PackageLoader("ode_tasks.report", "."),
+        loader=PackageLoader("ode_tasks.report", _ASSETS),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     results = found.results
-    columns = _columns(results)
+    reasons = _reasons(results)
     return environment.get_template("page.html.jinja").render(
         title=_title(directory, found.made),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        style=Markup(_asset("page.css")),
+        script=Markup("\n".join(_asset(f"{name}.js") for name in _SCRIPTS)),
+        count=len(results),
         counts=_counts(results),
         facts=_facts(results),
         command=found.made.get("command") or "",
         commits=", ".join(found.made.get("commits") or ()),
-        tasks=[_best(task, results) for task in _tasks(results)],
+        choices=_choices(sections, results),
+        reasons=reasons[:_MOST_REASONS],
+        more_reasons=max(0, len(reasons) - _MOST_REASONS),
         tables=[table for section in sections for table in section.tables],
-        figures=[_figures(task, results, plots) for task in _tasks(results)],
+        figures=_figures(results, plots, charts),
         problems=found.problems,
-        columns=columns,
-        rows=[_row(result, columns) for result in results],
-        shown_tasks=_tasks(results),
+        data=payload.packed(payload.table(results, charts)),
+        pieces=payload.pieces(results, directory),
     )
+
+
+@cache
+def _asset(name: str) -> str:
+    return resources.files("ode_tasks.report").joinpath(_ASSETS, name).read_text(encoding="utf-8")
 
 
 def _title(directory: Path, made: dict[str, Any]) -> str:
     if made:
         return f"The study on {made.get('task')}, preset {made.get('preset')}"
     return f"ODE results: {directory.resolve().name}"
-
-
-def _tasks(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(str(r.get("task")) for r in results if r.get("task")))
 
 
 def _counts(results: Sequence[Result]) -> list[tuple[str, int]]:
@@ -106,64 +91,88 @@ def _counts(results: Sequence[Result]) -> list[tuple[str, int]]:
 
 def _facts(results: Sequence[Result]) -> list[str]:
     """Return in words when, on what machines and with which versions the results were made."""
-    dates = sorted(str(r.get("date"))[:10] for r in results if r.get("date"))
+    dates = sorted({str(r.get("date"))[:10] for r in results if r.get("date")})
     facts = [" to ".join(dict.fromkeys((dates[0], dates[-1])))] if dates else []
     facts += sorted({str(r.get("machine")) for r in results if r.get("machine")})
     versions = sorted({f"{n} {v}" for r in results for n, v in (r.get("versions") or {}).items()})
     return [*facts, ", ".join(versions)] if versions else facts
 
 
-def _best(task: str, results: Sequence[Result]) -> dict[str, Any]:
-    of_task = [r for r in results if r.get("task") == task]
-    finished = [r for r in of_task if r.ok]
-    higher = any(r.get("higher_is_better") for r in finished)
-    names = [str(r.get("score_name")) for r in finished if r.get("score_name")]
-    return {
-        "task": task,
-        "ok": len(finished),
-        "cells": len(of_task),
-        "score_name": names[0].replace("_", " ") if names else "",
-        "score": _extreme(finished, "score", ".4g", max if higher else min),
-        "error": _extreme(finished, "solver_error", ".2g", min),
-        "seconds": _extreme(finished, "seconds", ".3g", min),
-    }
+def _choices(sections: Sequence[Section], results: Sequence[Result]) -> list[dict[str, Any]]:
+    cells = Counter(result.get("task") for result in results)
+    finished = Counter(result.get("task") for result in results if result.ok)
+    return [
+        {
+            "name": section.task,
+            "finished": f"{finished[section.task]:,}",
+            "cells": f"{cells[section.task]:,}",
+            "sentences": section.sentences,
+        }
+        for section in sections
+        if section.sentences
+    ]
 
 
-def _extreme(
-    results: Sequence[Result], name: str, form: str, choose: Callable[..., float]
-) -> tuple[str, str]:
-    present = [r for r in results if r.number(name) is not None]
-    if not present:
-        return "", ""
-    best = choose(result.number(name) or 0.0 for result in present)
-    by = [str(r.get("solver") or r.get("model")) for r in present if r.number(name) == best]
-    return format(best, form), by[0] if len(by) == 1 else f"{len(by)} alike"
+def _reasons(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return each reason why cells did not finish, losses first, then what concerns most cells."""
+    found: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        if not result.ok:
+            key = (str(result.get("status")), str(result.get("reason") or "no reason was given"))
+            found.setdefault(key, []).append(result)
+    listed = []
+    for (status, text), lost in found.items():
+        names = [str(r.get("solver") or r.get("model") or "") for r in lost]
+        tasks = dict.fromkeys(str(r.get("task")) for r in lost if r.get("task"))
+        listed.append(
+            {
+                "status": status,
+                "text": text,
+                "cells": len(lost),
+                "of": " · ".join(filter(None, (_few(dict.fromkeys(names)), _few(tasks)))),
+                "key": str(lost[0].get("cell") or ""),
+            }
+        )
+    planned = ("skipped",)
+    return sorted(listed, key=lambda item: (item["status"] in planned, -int(str(item["cells"]))))
+
+
+def _few(names: dict[str, None]) -> str:
+    several = [name for name in names if name]
+    more = f" and {len(several) - _NAMED} more" if len(several) > _NAMED else ""
+    return ", ".join(several[:_NAMED]) + more
 
 
 def _figures(
-    task: str, results: Sequence[Result], plots: Sequence[Plot]
-) -> tuple[str, list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the task, and caption and image of its plots and of its broad pictures."""
-    of_task = [plot for plot in plots if plot.task == task]
-    narrow, broad = (
-        [(plot.caption, _data_uri(plot.png)) for plot in of_task if plot.broad is wanted]
-        for wanted in (False, True)
-    )
-    return task, narrow, broad + _pictures(task, results)
+    results: Sequence[Result], plots: Sequence[Plot], charts: Sequence[Chart]
+) -> list[dict[str, Any]]:
+    """Return, for each task that has any, its images; its charts are in the data."""
+    drawn = [chart.task for chart in charts]
+    finished: dict[str, list[Result]] = {}
+    for result in results:
+        if result.ok:
+            finished.setdefault(str(result.get("task")), []).append(result)
+    figures = []
+    for task in dict.fromkeys([*drawn, *(plot.task for plot in plots), *finished]):
+        images = [(p.caption, _data_uri(p.png), p.broad) for p in plots if p.task == task]
+        images += _pictures(finished.get(task, ()))
+        if images or task in drawn:
+            figures.append({"task": task, "images": images})
+    return figures
 
 
-def _pictures(task: str, results: Sequence[Result]) -> list[tuple[str, str]]:
+def _pictures(finished: Sequence[Result]) -> list[tuple[str, str, bool]]:
     """Return caption and image of what the best runs of a task drew themselves."""
-    finished = [r for r in results if r.ok and r.get("task") == task]
     higher = any(r.get("higher_is_better") for r in finished)
-    finished.sort(key=lambda r: _sortable(r.number("score"), higher=higher))
-    pictures: list[tuple[str, str]] = []
-    for result in finished:
+    pictures: list[tuple[str, str, bool]] = []
+    for result in sorted(finished, key=lambda r: _sortable(r.number("score"), higher=higher)):
+        if len(pictures) >= _PICTURES_A_TASK:
+            break
         # The forecasts of all models are drawn side by side already.
         for path in sorted(set(result.folder.glob("*.png")) - {result.folder / FORECAST}):
             name = " ".join(str(result.get(n)) for n in ("solver", "gradient") if result.get(n))
             caption = f"{path.stem.replace('_', ' ')}, {result.get('model')} {name}".strip()
-            pictures.append((caption, _data_uri(path.read_bytes())))
+            pictures.append((caption, _data_uri(path.read_bytes()), False))
     return pictures[:_PICTURES_A_TASK]
 
 
@@ -171,51 +180,6 @@ def _sortable(value: float | None, *, higher: bool) -> float:
     if value is None:
         return math.inf
     return -value if higher else value
-
-
-def _columns(results: Sequence[Result]) -> list[Column]:
-    """Return the columns in which rows differ, and those that are always of interest."""
-    return [
-        column
-        for column in _COLUMNS
-        if column.field in _ALWAYS or len({_value(r, column.field) for r in results if r.ok}) > 1
-    ]
-
-
-def _row(result: Result, columns: Sequence[Column]) -> dict[str, Any]:
-    return {
-        "key": str(result.get("cell")),
-        "status": str(result.get("status")),
-        "task": str(result.get("task")),
-        "reason": str(result.get("reason") or ""),
-        "command": command(result.row),
-        "source": result.source.as_posix(),
-        "cells": [_cell(result, column) for column in columns],
-    }
-
-
-def _value(result: Result, name: str) -> Any:
-    if name != "step":
-        return result.get(name)
-    rtol, dt = result.number("rtol"), result.number("dt")
-    words = [] if rtol is None else [f"rtol {scientific(rtol)}"]
-    return " ".join(words if dt is None else [*words, f"dt {dt:g}"])
-
-
-def _cell(result: Result, column: Column) -> dict[str, Any]:
-    value = _value(result, column.field)
-    text = "" if value is None else str(value)
-    classes = ["number"] if column.numeric else []
-    if column.field == "status":
-        classes += ["status", text]
-        text = text.replace("_", " ")
-    sort: str | float = text
-    number = result.number(column.field) if column.numeric else None
-    if number is not None:
-        sort = number
-        number = number / 2**20 if column.field == "memory_bytes" else number
-        text = format(int(number) if column.form == "d" else number, column.form)
-    return {"column": column, "text": text, "sort": sort, "classes": " ".join(classes)}
 
 
 def _data_uri(png: bytes) -> str:

@@ -1,27 +1,30 @@
-"""Plots of results as PNG: figures without a window and without pyplot's global state."""
+"""Charts and curves as PNG: figures without a window and without pyplot's global state."""
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Callable, Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from ode_tasks.report.rows import Result, scientific
-from ode_tasks.report.section import Plot
+from ode_tasks.report import curves
+from ode_tasks.report.curves import BANDS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
 
-_SIZE, _DOTS_PER_INCH = (6.0, 4.0), 140
-_MARKED_EPOCHS = 15
+    from ode_tasks.report.chart import Axis, Chart, Series
+    from ode_tasks.report.rows import Result
+
+__all__ = ["BANDS", "COLOURS", "curve", "draw", "finish", "finish_curves", "png"]
+
+_SIZE, _DOTS_PER_INCH = (6.6, 4.0), 140
+_MARKED = 15
 _LEGEND_LINES = 16
-BANDS = " A line is the mean of its seeds, its band their range."
+_FEW_DECADES = 1e3
 
 # Told apart by people who see colours differently (Okabe and Ito 2008), then some more.
 COLOURS = (
@@ -40,53 +43,58 @@ COLOURS = (
 )
 _MARKERS = "osD^v<>PhXpd"
 
-Styles = dict[str, dict[str, Any]]
+
+def draw(chart: Chart) -> bytes:
+    """Return a chart as the bytes of a PNG file."""
+    figure = Figure(figsize=_SIZE)
+    # A layout that is worked out would draw everything twice.
+    axes = figure.add_axes((0.13, 0.13, 0.58, 0.77))
+    for series in chart.series:
+        _draw(axes, series)
+    axes.set(xlabel=chart.x.label, ylabel=chart.y.label, title=chart.title)
+    for axis, ticks, limits in (
+        (chart.x, axes.xaxis, axes.get_xlim()),
+        (chart.y, axes.yaxis, axes.get_ylim()),
+    ):
+        _scale(axes, axis, ticks, limits)
+    finish(axes)
+    return png(figure)
 
 
-def plots(results: Sequence[Result]) -> list[Plot]:
-    """Return every plot for which the results hold at least one point."""
-    sets: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        if result.ok:
-            sets.setdefault((str(result.get("task")), str(result.get("preset"))), []).append(result)
-    lines = {key: list(zip(labels(runs), runs, strict=True)) for key, runs in sets.items()}
-    styles = _styles([line for of_set in lines.values() for line in of_set])
-    drawn = []
-    for (task, preset), of_set in lines.items():
-        for name, draw in _KINDS.items():
-            figure = Figure(figsize=_SIZE, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-            caption = draw(figure.subplots(), of_set, styles)
-            if caption:
-                drawn.append(Plot(f"{task}-{preset}-{name}.png", task, caption, png(figure)))
-    return drawn
+def _draw(axes: Axes, series: Series) -> None:
+    number = series.style
+    colour = COLOURS[number % len(COLOURS)]
+    points = series.points
+    x, y = [p.x for p in points], [p.y for p in points]
+    # Once around the colours, markers go on by one, so that no pair comes twice too soon.
+    marker = _MARKERS[(number + number // len(COLOURS)) % len(_MARKERS)]
+    style: dict[str, Any] = {"color": colour, "label": series.name, "ms": 5, "lw": 1.6}
+    if series.stepped:
+        axes.step(x, y, where="post", **style)
+        return
+    style["ls"] = "-" if series.joined else ""
+    style["marker"] = "" if series.joined and len(points) > _MARKED else marker
+    axes.plot(x, y, **style)
+    if any(p.low is not None for p in points):
+        low = [p.y if p.low is None else p.low for p in points]
+        high = [p.y if p.high is None else p.high for p in points]
+        if series.joined:
+            axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+        else:
+            axes.vlines(x, low, high, color=colour, alpha=0.5, lw=1)
 
 
-def labels(results: Sequence[Result]) -> list[str]:
-    """Return the shortest text for each result that tells it from the others.
-
-    That is the name of a study's cell; else the solver, or the model where it solves nothing, and
-    whatever else differs.
-    """
-    solving = [r for r in results if r.get("solver")]
-    several = [n for n in ("gradient", "device") if len({r.get(n) for r in solving}) > 1]
-    one_solver = len({r.get("solver") for r in solving}) == 1 and len(solving) < len(results)
-    named = len({r.get("model") for r in solving}) > 1 or one_solver
-    steps: dict[object, set[str]] = {}
-    for result in solving:
-        steps.setdefault(result.get("solver"), set()).add(_step(result))
-    texts = []
-    for result in results:
-        if result.get("study_cell"):
-            texts.append(str(result.get("study_cell")))
-            continue
-        solver = result.get("solver")
-        words = [str(result.get("model"))] if not solver or named else []
-        if solver:
-            words.append(str(solver))
-            words += [_step(result)] if len(steps[solver]) > 1 else []
-            words += [str(result.get(name)) for name in several]
-        texts.append(" ".join(words))
-    return texts
+def _scale(axes: Axes, axis: Axis, ticks: Any, limits: tuple[float, float]) -> None:
+    if axis.log:
+        (axes.set_xscale if ticks is axes.xaxis else axes.set_yscale)("log")
+        low, high = (axes.get_xlim if ticks is axes.xaxis else axes.get_ylim)()
+        if high < _FEW_DECADES * low:
+            ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ticks.set_minor_formatter(NullFormatter())
+    elif axis.label == "epoch":
+        axes.set_xlim(min(0.5, limits[0]), limits[1])
+        ticks.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def png(figure: Figure) -> bytes:
@@ -96,123 +104,22 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _step(result: Result) -> str:
-    rtol, dt = result.number("rtol"), result.number("dt")
-    if rtol is not None:
-        return scientific(rtol)
-    return "" if dt is None else f"dt={dt:g}"
-
-
-_Lines = Sequence[tuple[str, Result]]
-
-
-def _styles(lines: _Lines) -> Styles:
-    """Return a colour and a marker for each label, the same in every plot."""
-    texts = sorted({text for text, _ in lines})
-    return {
-        # Once around the colours, markers go on by one, so that no pair comes twice too soon.
-        text: {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": _MARKERS[(i + i // len(COLOURS)) % len(_MARKERS)],
-        }
-        for i, text in enumerate(texts)
-    }
-
-
-def _error_against_evaluations(axes: Axes, lines: _Lines, styles: Styles) -> str:
-    drawn = False
-    for text, result in lines:
-        cost, error = result.number("f_forward"), result.number("solver_error")
-        if cost and error and cost > 0 and error > 0:
-            axes.plot(cost, error, ls="", ms=9, mec="white", mew=0.5, label=text, **styles[text])
-            drawn = True
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="evaluations in a forward pass",
-        ylabel="relative error of the solve",
-        title=f"{_of(lines)}: error against cost",
-    )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 4.0, 6.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    _widen(axes)
-    finish(axes)
-    caption = "Lower and further left is better. Evaluations are means over the last epoch."
-    return caption * drawn
-
-
-def _widen(axes: Axes) -> None:
-    """Show at least two decades of error and a factor of four in cost, so that ticks stay round."""
-    for limits, change, factor in (
-        (axes.get_ylim(), axes.set_ylim, 100.0),
-        (axes.get_xlim(), axes.set_xlim, 4.0),
-    ):
-        low, high = limits
-        if high < factor * low:
-            middle = math.sqrt(low * high)
-            change(middle / math.sqrt(factor), middle * math.sqrt(factor))
-
-
-def _training_loss(axes: Axes, lines: _Lines, styles: Styles) -> str:
-    drawn = _curves(axes, lines, styles, "train_loss")
-    axes.set(ylabel="training loss", title=f"{_of(lines)}: training loss")
-    return f"The loss on the training part after each epoch.{BANDS}" * drawn
-
-
-def _test_score(axes: Axes, lines: _Lines, styles: Styles) -> str:
-    drawn = _curves(axes, lines, styles, "test_score")
-    score = next((str(r.get("score_name")) for _, r in lines if r.get("score_name")), "score")
-    score = score.replace("_", " ")
-    higher = next((r.get("higher_is_better") for _, r in lines), None)
-    axes.set(ylabel=score, title=f"{_of(lines)}: {score} after each epoch")
-    better = "higher" if higher else "lower"
-    return f"The {score} after each epoch; {better} is better.{BANDS}" * drawn
-
-
-_KINDS: dict[str, Callable[[Axes, _Lines, Styles], str]] = {
-    "error-evaluations": _error_against_evaluations,
-    "training-loss": _training_loss,
-    "test-score": _test_score,
-}
-
-
-def _of(lines: _Lines) -> str:
-    result = lines[0][1]
-    return f"{result.get('task')} ({result.get('preset')})"
-
-
-def _curves(axes: Axes, lines: _Lines, styles: Styles, column: str) -> bool:
-    """Draw a column of the histories over epochs; return whether there was anything to draw."""
-    of_label: dict[str, list[Result]] = {}
-    for text, result in lines:
-        of_label.setdefault(text, []).append(result)
-    drawn = [curve(axes, runs, column, label=t, **styles[t]) for t, runs in of_label.items()]
-    finish_curves(axes, [value for values in drawn for value in values])
-    return any(drawn)
-
-
 def curve(
     axes: Axes, runs: Sequence[Result], column: str, *, label: str, **style: Any
 ) -> list[float]:
     """Draw the mean over runs of a column of their histories, and their range as a band.
 
-    Return the values that were drawn. An epoch that not all runs have reached is a mean of those
-    that have.
+    Return the values that were drawn.
     """
-    values: dict[int, list[float]] = {}
-    for run in runs:
-        for row in run.get("history") or ():
-            if row.get(column) is not None:
-                values.setdefault(int(row["epoch"]), []).append(row[column])
-    if not values:
+    points = curves.curve(runs, column)
+    if not points:
         return []
-    epochs = sorted(values)
-    if len(epochs) > _MARKED_EPOCHS:
+    epochs = [point.x for point in points]
+    if len(epochs) > _MARKED:
         style["marker"] = ""
-    means = [fmean(values[epoch]) for epoch in epochs]
-    axes.plot(epochs, means, ms=5, lw=1.6, label=label, **style)
-    low, high = ([choose(values[epoch]) for epoch in epochs] for choose in (min, max))
+    axes.plot(epochs, [point.y for point in points], ms=5, lw=1.6, label=label, **style)
+    low = [point.y if point.low is None else point.low for point in points]
+    high = [point.y if point.high is None else point.high for point in points]
     if low != high:
         axes.fill_between(epochs, low, high, color=style.get("color"), alpha=0.18, lw=0)
     return [*low, *high]

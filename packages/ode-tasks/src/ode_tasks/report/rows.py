@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,13 @@ from ode_tasks.benchmark.cell import OK
 from ode_tasks.benchmark.store import ARTEFACTS, CELLS, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ode_tasks.benchmark.cell import Row
 
 METRICS = "metrics.json"
 STUDY = "study.json"
+_LONG = ("history", "work_precision")
 _DEEP = 2  # a study's runs lie in CELL/seed-N
 
 _TEXT, _REAL, _WHOLE, _YES_NO = "string", "float64", "Int64", "boolean"
@@ -79,16 +81,23 @@ _HISTORY: dict[str, str] = {
     "test_score": _REAL,
 }
 
+_OF_EPOCHS = ("epoch", "train_loss", "test_score")
+
 _ORDER = ("task", "model", "solver", "gradient", "rtol", "preset", "seed", "date", "cell")
 
 
 @dataclass(frozen=True)
 class Result:
-    """A stored row, the file it was read from and the folder of what lies beside it."""
+    """A stored row, the file it was read from and the folder of what lies beside it.
+
+    `packed` are fields of the row that are long lists, as JSON: so a hundred thousand rows fit into
+    memory. `get` unpacks them.
+    """
 
     row: Row
     source: Path
     folder: Path
+    packed: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -97,7 +106,7 @@ class Result:
 
     def get(self, name: str) -> Any:
         """Return a field, None where the row has none."""
-        return self.row.get(name)
+        return json.loads(self.packed[name]) if name in self.packed else self.row.get(name)
 
     def number(self, name: str) -> float | None:
         """Return a field as a float, None where it is no number."""
@@ -126,7 +135,7 @@ def read(directory: Path) -> Found:
     """
     if not directory.is_dir():
         raise DataError(f"there is no folder {directory}; ode report takes one with results")
-    found = Found(made=_study(directory))
+    found, known = Found(made=_study(directory)), _Known()
     for path, folder in _files(directory):
         try:
             row = load(path)
@@ -137,7 +146,9 @@ def read(directory: Path) -> Found:
         row.setdefault("cell", place.as_posix())
         if found.made and len(place.parts) == _DEEP:
             row["study_cell"] = place.parts[0]
-        found.results.append(Result(row, path.relative_to(directory), folder))
+        packed = {name: _dense(row.pop(name)) for name in _LONG if isinstance(row.get(name), list)}
+        row = {sys.intern(name): known(value) for name, value in row.items()}
+        found.results.append(Result(row, path.relative_to(directory), folder, packed))
     found.results.sort(key=lambda result: [_rank(result.get(name)) for name in _ORDER])
     if not found.results:
         raise DataError(
@@ -146,6 +157,25 @@ def read(directory: Path) -> Found:
             + "; ode benchmark --out FOLDER and ode run TASK --out FOLDER make some"
         )
     return found
+
+
+class _Known:
+    """Texts and mappings that many rows have, each kept once."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._mappings: dict[str, Any] = {}
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._texts.setdefault(value, value)
+        if isinstance(value, dict):
+            return self._mappings.setdefault(json.dumps(value), value)
+        return value
+
+
+def _dense(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _study(directory: Path) -> Row:
@@ -181,12 +211,34 @@ def table(results: Sequence[Result]) -> pd.DataFrame:
 
 def histories(results: Sequence[Result]) -> pd.DataFrame:
     """Return one flat row for each epoch of each result."""
-    rows = []
+    own: dict[str, list[Any]] = {}
+    counts = []
+    length = 0
     for result in results:
-        head = {name: result.get(name) for name in _HISTORY}
-        rows += [head | scalars(epoch) for epoch in result.get("history") or ()]
-    extras = sorted({name for row in rows for name in row} - _HISTORY.keys())
-    return _frame(rows, _HISTORY | {name: _kind(row.get(name) for row in rows) for name in extras})
+        epochs = result.get("history") or ()
+        counts.append(len(epochs))
+        for epoch in epochs:
+            for name, value in epoch.items():
+                column = own.setdefault(name, [])
+                if len(column) < length:
+                    column.extend([None] * (length - len(column)))
+                column.append(None if isinstance(value, list | dict) else value)
+            length += 1
+    columns: dict[str, list[Any]] = {}
+    for name in _HISTORY:
+        columns[name] = (
+            own.pop(name, []) if name in _OF_EPOCHS else _repeated(name, results, counts)
+        )
+    columns |= {name: own.pop(name) for name in sorted(own)}
+    for column in columns.values():
+        column.extend([None] * (length - len(column)))
+    kinds = {name: _HISTORY.get(name) or _kind(column) for name, column in columns.items()}
+    return pd.DataFrame({name: _series(columns[name], kind) for name, kind in kinds.items()})
+
+
+def _repeated(name: str, results: Sequence[Result], counts: Sequence[int]) -> list[Any]:
+    pairs = zip(results, counts, strict=True)
+    return [value for result, n in pairs for value in [result.row.get(name)] * n]
 
 
 def flat(result: Result) -> Row:
@@ -232,12 +284,14 @@ def _kind(values: Iterable[Any]) -> str:
 
 
 def _frame(rows: Sequence[Row], kinds: dict[str, str]) -> pd.DataFrame:
-    columns = {}
-    for name, kind in kinds.items():
-        values = [row.get(name) for row in rows]
-        if kind == _TEXT:
-            values = [None if value is None else str(value) for value in values]
-        else:
-            values = [value if isinstance(value, int | float) else None for value in values]
-        columns[name] = pd.Series(values, dtype=kind)
-    return pd.DataFrame(columns)
+    return pd.DataFrame(
+        {name: _series([row.get(name) for row in rows], kind) for name, kind in kinds.items()}
+    )
+
+
+def _series(values: Sequence[Any], kind: str) -> pd.Series:
+    if kind == _TEXT:
+        values = [None if value is None else str(value) for value in values]
+    else:
+        values = [value if isinstance(value, int | float) else None for value in values]
+    return pd.Series(values, dtype=kind)

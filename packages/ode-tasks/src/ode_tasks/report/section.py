@@ -45,9 +45,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """Tables and plots of one task, and a sentence on each thing that could not be shown."""
+    """Tables and plots of one task, and a sentence on each thing that could not be shown.
+
+    `sentences` say what follows from them; they come first on the page.
+    """
 
     task: str
     tables: tuple[Table, ...] = ()
     plots: tuple[Plot, ...] = ()
     problems: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        """Return sentences and tables as Markdown."""
+        sentences = " ".join(self.sentences)
+        tables = (table.markdown() for table in self.tables)
+        return "\n".join([*([sentences, ""] if sentences else ()), *tables])

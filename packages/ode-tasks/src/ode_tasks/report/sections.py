@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ode_tasks.report import exactness, forecasts, glucose, methods, networks, scores, verdict
+from ode_tasks.report import exactness, forecasts, glucose, methods, networks, scores, take, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ode_tasks.report.section import Section
 
 MAKERS: tuple[Callable[[Sequence[Result]], list[Section]], ...] = (
+    take.sections,
     verdict.sections,
     networks.sections,
     methods.sections,

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ode_core.errors import DataError
+from ode_tasks.report.charts import charts
+from ode_tasks.report.groups import sets
 from ode_tasks.report.page import page
-from ode_tasks.report.plots import plots
+from ode_tasks.report.plots import draw
 from ode_tasks.report.rows import histories, read, table
 from ode_tasks.report.sections import sections
 
@@ -34,8 +36,8 @@ def write(directory: Path, output: Output) -> list[Path]:
     found = read(directory)
     made = sections(found.results)
     found.problems.extend(problem for section in made for problem in section.problems)
-    drawn = {plot.name: plot for plot in plots(found.results)}
-    drawn |= {plot.name: plot for section in made for plot in section.plots}
+    images = {plot.name: plot for section in made for plot in section.plots}
+    common = [c for c in charts(sets(found.results)) if f"{c.name}.png" not in images]
     for problem in found.problems:
         output.note(f"left out: {problem}")
     results = table(found.results)
@@ -43,12 +45,13 @@ def write(directory: Path, output: Output) -> list[Path]:
         "results.csv": results.to_csv(index=False).encode(),
         "results.parquet": _parquet(results),
         "history.parquet": _parquet(histories(found.results)),
-        **{f"{PLOTS}/{name}": plot.png for name, plot in drawn.items()},
+        **{f"{PLOTS}/{chart.name}.png": draw(chart) for chart in common},
+        **{f"{PLOTS}/{name}": plot.png for name, plot in images.items()},
     }
-    tables = [table.markdown() for section in made for table in section.tables]
-    if tables:
-        files["study.md"] = "\n".join(tables).encode()
-    files["index.html"] = page(directory, found, made, list(drawn.values())).encode()
+    words = [section.markdown() for section in made if section.tables or section.sentences]
+    if words:
+        files["study.md"] = "\n".join(words).encode()
+    files["index.html"] = page(directory, found, made, list(images.values()), common).encode()
     try:
         _replace(directory, files)
     except OSError as error:
