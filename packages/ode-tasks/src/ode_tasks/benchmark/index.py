@@ -9,6 +9,7 @@ them as a segment of their own. Whoever removes the folder loses nothing but a l
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -32,11 +33,8 @@ _FEW = 0.5
 _WORTH_A_SEGMENT = 50
 
 
-class Look(NamedTuple):
-    """What a file looks like from outside: nanoseconds of its last change, and bytes."""
-
-    changed: int
-    size: int
+Look = tuple[int, int]
+"""What a file looks like from outside: nanoseconds of its last change, and bytes."""
 
 
 class Indexed(NamedTuple):
@@ -54,21 +52,28 @@ def read(
     `load` reads one file and raises DataError for one that is no row. Lists, such as the history of
     a training, are in the files alone. Of `fields`, if given, only those columns are returned.
     """
-    looks = dict(_looks(cells))
-    segments = [segment for name in _names(folder) if (segment := _Segment.read(folder / name))]
-    found: list[_Segment] = []
-    missing = dict(looks)
-    for segment in segments:
-        current = [i for i, (path, look) in enumerate(segment.files) if missing.get(path) == look]
-        for i in current:
-            del missing[segment.files[i][0]]
-        found.append(segment.only(current))
-    fresh, problems = _load(cells, sorted(missing), load)
-    if fresh:
-        found.append(_Segment.of(fresh, missing))
-    _keep(folder, segments, found, fresh=len(fresh))
-    wanted = None if fields is None else set(fields) | {PATH}
-    return Indexed([row for segment in found for row in segment.rows(wanted)], problems)
+    with _without_collector():
+        missing = dict(_looks(cells))
+        segments = [s for name in _names(folder) if (s := _Segment.read(folder / name))]
+        found = [segment.current(missing) for segment in segments]
+        fresh, problems = _load(cells, sorted(missing), load)
+        if fresh:
+            found.append(_Segment.of(fresh, missing))
+        _keep(folder, segments, found, fresh=len(fresh))
+        wanted = None if fields is None else set(fields)
+        return Indexed([row for segment in found for row in segment.rows(wanted)], problems)
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    # A hundred thousand new rows are no garbage, and looking for some in them takes long.
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _looks(cells: Path) -> Iterator[tuple[str, Look]]:
@@ -82,7 +87,7 @@ def _looks(cells: Path) -> Iterator[tuple[str, Look]]:
                         # A file may be replaced or removed at any time.
                         with contextlib.suppress(FileNotFoundError):
                             stat = entry.stat()
-                            look = Look(stat.st_mtime_ns, stat.st_size)
+                            look = (stat.st_mtime_ns, stat.st_size)
                             yield f"{folder.name}/{entry.name}", look
 
 
@@ -110,92 +115,109 @@ def _names(folder: Path) -> list[str]:
 
 def _keep(folder: Path, old: Sequence[_Segment], found: Sequence[_Segment], *, fresh: int) -> None:
     """Write what was read anew as a segment; make one of all where they are many or mostly old."""
-    live, stored = sum(len(s.files) for s in found), sum(len(s.files) for s in old)
+    live, stored = sum(len(s) for s in found), sum(len(s) for s in old)
     many = len(old) >= _MOST_SEGMENTS or stored > 2 * live + _WORTH_A_SEGMENT
     if fresh < _WORTH_A_SEGMENT and not (many and live):
         return
     segment = _Segment.merged(found) if many else found[-1]
     # A folder that takes no files, or is full, is read without an index.
     with contextlib.suppress(OSError, OdeError):
-        segment.write(folder)
+        name = segment.write(folder)
         for outdated in old if many else ():
-            if outdated.name != segment.name:
+            if outdated.name != name:
                 (folder / outdated.name).unlink(missing_ok=True)
 
 
 class _Segment:
-    """Rows by columns, and the look of the file that each came from."""
+    """Rows by columns, and the look of the file that each came from.
+
+    On disk each column is a line, and is parsed when it is asked for.
+    """
 
     def __init__(
-        self, paths: list[tuple[str, Look]], columns: dict[str, list[Any]], name: str = ""
+        self, paths: list[str], looks: list[Look], columns: dict[str, Any], name: str = ""
     ) -> None:
-        self.files = paths
-        self.columns = columns
+        self.paths = paths
+        self.looks = looks
+        self.names = list(columns)
         self.name = name
+        self._columns = columns
+        self._places: list[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
     @classmethod
     def of(cls, rows: dict[str, Row], looks: dict[str, Look]) -> _Segment:
         names = dict.fromkeys(name for row in rows.values() for name in row)
         columns = {name: [row.get(name) for row in rows.values()] for name in names}
-        return cls([(path, looks[path]) for path in rows], columns)
+        return cls(list(rows), [looks[path] for path in rows], columns)
 
     @classmethod
     def merged(cls, segments: Sequence[_Segment]) -> _Segment:
-        names = dict.fromkeys(name for segment in segments for name in segment.columns)
-        columns = {
-            name: [
-                value
-                for segment in segments
-                for value in segment.columns.get(name) or [None] * len(segment.files)
-            ]
-            for name in names
-        }
-        return cls([file for segment in segments for file in segment.files], columns)
+        names = dict.fromkeys(name for segment in segments for name in segment.names)
+        return cls(
+            [path for segment in segments for path in segment.paths],
+            [look for segment in segments for look in segment.looks],
+            {name: [v for segment in segments for v in segment.column(name)] for name in names},
+        )
 
     @classmethod
     def read(cls, path: Path) -> _Segment | None:
-        """Return what a file holds; None where it is no segment of this format."""
+        """Return what a file holds; None where it is no whole segment of this format."""
         try:
-            stored = json.loads(path.read_bytes())
-            if stored["format"] != FORMAT:
+            content = path.read_bytes()
+            if path.name != _name(content):
                 return None
-            paths = [
-                (name, Look(changed, size))
-                for name, changed, size in zip(*stored["files"], strict=True)
-            ]
-            columns = {name: _unpacked(column) for name, column in stored["columns"].items()}
-            if any(len(column) != len(paths) for column in columns.values()):
+            head, *lines = content.split(b"\n")
+            form, *names = json.loads(head)
+            if form != FORMAT:
                 return None
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        except (OSError, ValueError):
             return None
-        return cls(paths, columns, path.name)
+        paths, changed, sizes = (json.loads(line) for line in lines[:3])
+        looks = list(zip(changed, sizes, strict=True))
+        return cls(paths, looks, dict(zip(names, lines[3:-1], strict=True)), path.name)
 
-    def write(self, folder: Path) -> None:
-        """Leave it in a file that is named by what it holds."""
-        by_kind = [
-            [path for path, _ in self.files],
-            [look.changed for _, look in self.files],
-            [look.size for _, look in self.files],
-        ]
-        packed = {name: _packed(column) for name, column in self.columns.items()}
-        stored = {"format": FORMAT, "files": by_kind, "columns": packed}
-        content = json.dumps(stored, separators=(",", ":")).encode()
-        self.name = hashlib.sha256(content).hexdigest()[:16] + ".json"
-        files.replace(folder / self.name, content)
+    def write(self, folder: Path) -> str:
+        """Leave it in a file that is named by what it holds, and return the name."""
+        changed, sizes = zip(*self.looks, strict=True)
+        columns = [_packed(self.column(name)) for name in self.names]
+        lines = [[FORMAT, *self.names], self.paths, changed, sizes, *columns]
+        content = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
+        files.replace(folder / _name(content), content)
+        return _name(content)
 
-    def only(self, places: Sequence[int]) -> _Segment:
-        """Return the rows at some places."""
-        if len(places) == len(self.files):
+    def current(self, missing: dict[str, Look]) -> _Segment:
+        """Return the rows whose files look as they did, and take those off what is missing."""
+        pairs = zip(self.paths, self.looks, strict=True)
+        places = [i for i, (path, look) in enumerate(pairs) if missing.get(path) == look]
+        for i in places:
+            del missing[self.paths[i]]
+        if len(places) == len(self.paths):
             return self
-        columns = {name: [c[i] for i in places] for name, c in self.columns.items()}
-        return _Segment([self.files[i] for i in places], columns)
+        part = _Segment([self.paths[i] for i in places], [self.looks[i] for i in places], {})
+        part.names, part._columns, part._places = self.names, self._columns, places
+        return part
+
+    def column(self, name: str) -> list[Any]:
+        """Return the values of a field, None where a row has none."""
+        stored = self._columns.get(name)
+        if stored is None:
+            return [None] * len(self)
+        values = _unpacked(json.loads(stored)) if isinstance(stored, bytes) else stored
+        return values if self._places is None else [values[i] for i in self._places]
 
     def rows(self, wanted: set[str] | None) -> Iterator[Row]:
-        """Yield each row with the fields that it has."""
-        names = [name for name in self.columns if wanted is None or name in wanted]
-        paths = [path for path, _ in self.files]
-        for values in zip(paths, *(self.columns[name] for name in names), strict=True):
-            yield dict(zip((PATH, *names), values, strict=True))
+        """Yield the rows, with the wanted fields or all."""
+        names = [name for name in self.names if wanted is None or name in wanted]
+        head = (PATH, *names)
+        for values in zip(self.paths, *(self.column(name) for name in names), strict=True):
+            yield dict(zip(head, values, strict=True))
+
+
+def _name(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16] + ".json"
 
 
 def _packed(column: list[Any]) -> Any:
