@@ -92,6 +92,10 @@ class Claims:
         """Return whether somebody is at the cell."""
         return _holds(self._path(cell))
 
+    def left(self, cell: Cell) -> bool:
+        """Return whether there is a claim to the cell, whatever became of its owners."""
+        return self._path(cell).exists()
+
     def release(self, cell: Cell) -> None:
         """Let go of a cell, whose outcome is stored or which was not finished."""
         path = self._path(cell)

@@ -32,6 +32,8 @@ CHECK_SECONDS = 20.0
 """How long the small calculation of a check may take."""
 
 _WHERE_SECONDS = 0.2
+# Whoever kills a whole job or session comes to its watcher right after its workers.
+_KILLED_TOO_SECONDS = 0.5
 
 
 class State(enum.Enum):
@@ -161,6 +163,8 @@ class WorkerProcess:
         if late:
             return TIMEOUT, f"no result within {self._limit:g} s" + (words and f"; {words}")
         code = self._process.exitcode or 0
+        if code == -signal.SIGKILL:
+            time.sleep(_KILLED_TOO_SECONDS)
         if code >= 0:
             how = f"ended itself with exit status {code}"
         else:

@@ -58,7 +58,8 @@ def serve(requests: Connection, duty: Duty) -> None:
 
     An answer is an empty text, or the reason why no cell can be run.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the watcher
+    for number in (signal.SIGINT, signal.SIGTERM):  # these are for the watcher
+        signal.signal(number, signal.SIG_IGN)
     _end_with_parent()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
