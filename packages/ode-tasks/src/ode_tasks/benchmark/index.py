@@ -38,19 +38,32 @@ Look = tuple[int, int]
 
 
 class Indexed(NamedTuple):
-    """All rows of a store, without their lists, and a sentence on each file that is no row."""
+    """Rows of a store, without their lists, and a sentence on each file that is no row."""
 
     rows: list[Row]
     problems: list[str]
 
 
-def read(
-    cells: Path, folder: Path, load: Callable[[Path], Row], fields: Iterable[str] | None = None
-) -> Indexed:
-    """Return the rows of the files `cells/*/*.json`, each with `path` below `cells`.
+class Table:
+    """All rows of a store by columns, of which some may be asked for."""
+
+    def __init__(self, segments: Sequence[_Segment], problems: list[str]) -> None:
+        self.names = dict.fromkeys(name for segment in segments for name in segment.names)
+        self.problems = problems
+        self._segments = segments
+
+    def rows(self, fields: Iterable[str] | None = None) -> list[Row]:
+        """Return the rows with all fields or some, and `path`, where the file of each lies."""
+        wanted = None if fields is None else set(fields)
+        with _without_collector():
+            return [row for segment in self._segments for row in segment.rows(wanted)]
+
+
+def read(cells: Path, folder: Path, load: Callable[[Path], Row]) -> Table:
+    """Return what the files `cells/*/*.json` hold.
 
     `load` reads one file and raises DataError for one that is no row. Lists, such as the history of
-    a training, are in the files alone. Of `fields`, if given, only those columns are returned.
+    a training, are in the files alone.
     """
     with _without_collector():
         missing = dict(_looks(cells))
@@ -60,8 +73,7 @@ def read(
         if fresh:
             found.append(_Segment.of(fresh, missing))
         _keep(folder, segments, found, fresh=len(fresh))
-        wanted = None if fields is None else set(fields)
-        return Indexed([row for segment in found for row in segment.rows(wanted)], problems)
+        return Table(found, problems)
 
 
 @contextlib.contextmanager

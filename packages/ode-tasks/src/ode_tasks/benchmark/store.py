@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from ode_core.errors import DataError
 from ode_tasks.benchmark import index
 from ode_tasks.benchmark.cell import PLANNED_STATUSES, PLUGIN_FAILED, SCHEMA, identity
+from ode_tasks.benchmark.index import Indexed
 from ode_tasks.benchmark.rowfile import load, plain, written
 
 if TYPE_CHECKING:
     from ode_tasks.benchmark.cell import Cell, Row
-    from ode_tasks.benchmark.index import Indexed
+    from ode_tasks.benchmark.index import Table
     from ode_tasks.benchmark.plan import Planned
 
 __all__ = ["ARTEFACTS", "CELLS", "OUTPUT", "Store", "load", "plain"]
@@ -119,11 +120,19 @@ class Store:
         """Return all rows at once, without their lists, and a sentence on each unreadable file.
 
         Every row has `path`, where its file lies below `cells`. Of `fields`, if given, only those
-        are returned. The index beside the files makes this quick; it is extended on the way.
-        Raises DataError for a store of a newer version.
+        are returned. Raises what `columns` raises.
+        """
+        table = self.columns()
+        return Indexed(table.rows(fields), table.problems)
+
+    def columns(self) -> Table:
+        """Return all rows by columns.
+
+        The index beside the files makes this quick; it is extended on the way. Raises DataError for
+        a store of a newer version.
         """
         self._check_version()
-        return index.read(self.root / CELLS, self.root / "index", load, fields)
+        return index.read(self.root / CELLS, self.root / "index", load)
 
     def write(self, cell: Cell, row: Row) -> Row:
         """Store the outcome of a cell in one go and return the row as it will be read.

@@ -10,13 +10,13 @@ import difflib
 import itertools
 import operator
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from ode_core.errors import ArgumentError
 
 Fields = Mapping[str, Any]
-Condition = Callable[[Fields], bool]
 
 _LONGEST = 1000
 _CONSTANTS = {"true": True, "false": False, "none": None}
@@ -31,8 +31,20 @@ _ALLOWED = (
 )
 
 
+@dataclass(frozen=True)
+class Condition:
+    """Says of a mapping whether it holds; `fields` are the names that it looks at."""
+
+    fields: frozenset[str]
+    value: Callable[[Fields], Any]
+
+    def __call__(self, row: Fields) -> bool:
+        """Return whether it holds."""
+        return bool(self.value(row))
+
+
 def condition(text: str, fields: Collection[str]) -> Condition:
-    """Return a function that says of a mapping whether the condition holds.
+    """Return the condition in a text.
 
     `fields` are the names that may stand in it. `==` and `in` take `*` and `?` in texts; a
     comparison by size with what is no number, or is not there, does not hold. Raises ArgumentError
@@ -44,7 +56,9 @@ def condition(text: str, fields: Collection[str]) -> Condition:
         )
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-        value = _Reader(text, frozenset(fields)).value(tree)
+        reader = _Reader(text, frozenset(fields))
+        value = reader.value(tree)
+        return Condition(frozenset(reader.named), value)
     except ArgumentError:
         raise
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -52,7 +66,6 @@ def condition(text: str, fields: Collection[str]) -> Condition:
         raise ArgumentError(
             f"--where {text!r} is no condition; it is made of {_ALLOWED}{hint}"
         ) from None
-    return lambda row: bool(value(row))
 
 
 class _Reader:
@@ -61,6 +74,7 @@ class _Reader:
     def __init__(self, text: str, fields: frozenset[str]) -> None:
         self._text = text
         self._fields = fields
+        self.named: set[str] = set()
 
     def value(self, node: ast.expr) -> Callable[[Fields], Any]:
         if isinstance(node, ast.BoolOp):
@@ -94,6 +108,7 @@ class _Reader:
                 f"--where {self._text!r}: there is no field {name!r} (a text is written '{name}'); "
                 + (f"did you mean {' or '.join(nearest)}?" if nearest else f"there are {known}")
             )
+        self.named.add(name)
         return lambda row: row.get(name)
 
     def _unary(self, node: ast.UnaryOp) -> Callable[[Fields], Any]:
