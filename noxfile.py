@@ -22,7 +22,7 @@ CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 PINS = dict(re.findall(r"^(\S+?)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
 TEST_NEEDS = (
     "pytest", "pytest-xdist", "hypothesis", "scipy", "hatchling", "triton", "tensorboard", "copier",
-    "sphinx", "myst-parser", "furo", "playwright",
+    "sphinx", "myst-parser", "furo", "playwright", "submitit",
 )  # fmt: skip
 WHEEL = ("python", "-m", "build", "--wheel", "-o")
 # What each package is for, done with it alone; the others' is what their READMEs show.

@@ -16,10 +16,11 @@ import pytest
 
 from ode_core import ArgumentError
 from ode_core.cli import main
-from ode_tasks.benchmark.executor import LocalExecutor, StartError
+from ode_tasks.benchmark.executor import LocalExecutor
 from ode_tasks.benchmark.plan import Selection, plan
 from ode_tasks.benchmark.process import last_words
 from ode_tasks.benchmark.store import Store
+from ode_tasks.benchmark.sweep import StartError
 
 
 def lines(log):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 
 import numpy as np
 import pytest
 
 from ode_core import DataError
-from ode_tasks.benchmark.cell import Cell
+from ode_tasks.benchmark.cell import Cell, identity
 from ode_tasks.benchmark.plan import Planned
 from ode_tasks.benchmark.store import Store, load
 
@@ -24,7 +25,7 @@ def store(tmp_path):
 
 
 def files(store):
-    return sorted(p.relative_to(store.root).as_posix() for p in store.root.rglob("*.json"))
+    return sorted(p.relative_to(store.root).as_posix() for p in store.root.glob("cells/**/*.json"))
 
 
 def test_a_row_is_one_file_at_its_key_and_reads_back(store):
@@ -40,27 +41,57 @@ def test_a_row_is_one_file_at_its_key_and_reads_back(store):
 
 def test_a_write_that_fails_leaves_the_old_row_and_no_rest(store, monkeypatch):
     store.write(CELL, CELL.row("ok", score=1.0))
+    other = Cell("a_task", "a_model", "another", "direct")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match="No space left"):
-        store.write(CELL, CELL.row("failed", "later"))
+    with pytest.raises(DataError, match="No space left") as caught:
+        store.write(other, other.row("ok"))
+    assert "\n" not in str(caught.value)
     assert store.read(CELL)["status"] == "ok"
+    assert not store.has(other)
     assert list(store.temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_row_is_written_once(store, monkeypatch, links):
+    if not links:
+
+        def none(*_):
+            raise OSError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", none)
+    store.write(CELL, CELL.row("ok", score=1.0))
+    with pytest.raises(DataError, match="written once"):
+        store.write(CELL, CELL.row("failed", "later"))
+    assert store.read(CELL)["score"] == 1.0
+    assert list(store.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ['{"task": "a_ta', '{"mine": 1}', ""])
+def test_a_file_that_is_not_ours_is_never_written_over(store, content):
+    store.path(CELL).parent.mkdir()
+    store.path(CELL).write_text(content)
+    with pytest.raises(DataError, match="there already"):
+        store.write(CELL, CELL.row("ok"))
+    assert store.path(CELL).read_text() == content
+    rows, (problem,) = store.table()
+    assert rows == []
+    assert str(store.path(CELL)) in problem
+
+
 def test_a_reader_never_sees_half_a_row(store, monkeypatch):
-    """At the moment of the rename the new content is complete, elsewhere, on the same device."""
+    """At the moment it gets its name the content is complete, elsewhere, on the same device."""
     seen = []
-    replace = os.replace
+    link = os.link
 
     def watching(source, target):
         seen.append((load(store.temporary / os.path.basename(source)), store.has(CELL)))
-        replace(source, target)
+        link(source, target)
 
-    monkeypatch.setattr(os, "replace", watching)
+    monkeypatch.setattr(os, "link", watching)
     store.write(CELL, CELL.row("ok", score=1.0))
     ((row, there),) = seen
     assert row["score"] == 1.0
@@ -90,6 +121,42 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     with pytest.raises(DataError, match="choose another --out"):
         Store(tmp_path / "file").prepare()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_takes_no_file_is_one_sentence_before_any_work(store, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(DataError, match=r"\(Read-only file system\); choose another --out"):
+        store.prepare()
+
+
+@pytest.mark.parametrize(
+    ("mark", "words"),
+    [
+        ('{"schema": 99}', "made by a newer version"),
+        ("[]", "not that of a store"),
+        ('{"schema', "not that of a store"),
+    ],
+)
+def test_a_store_of_another_make_is_one_sentence_and_stays_as_it_is(tmp_path, mark, words):
+    (tmp_path / "store.json").write_text(mark)
+    for using in (Store(tmp_path).prepare, Store(tmp_path).table):
+        with pytest.raises(DataError, match=words):
+            using()
+    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
+    assert (tmp_path / "store.json").read_text() == mark
+
+
+def test_a_row_of_the_first_schema_reads_as_one_of_now(store):
+    old = {"schema": 1, "task": "a_task", "status": "ok", "reason": "", "rtol": 1e-3}
+    path = store.path(CELL)
+    path.parent.mkdir()
+    path.write_text(json.dumps(old))
+    row = load(path)
+    assert (row["at"], row["rtol"], row["timed_on"]) == ("", 1e-3, "")
+    assert {*identity(row)} <= {*identity(CELL.row("ok")), None}
 
 
 def test_a_skip_gives_way_to_a_plan_that_runs_the_cell(store):

@@ -1,4 +1,4 @@
-"""The tasks, the executor and the commands of this package, as records that import nothing."""
+"""The tasks, the executors and the commands of this package, as records that import nothing."""
 
 from __future__ import annotations
 
@@ -130,6 +130,12 @@ def ode_executors() -> Iterable[ExecutorRecord]:
         "ode_tasks.benchmark.executor:LocalExecutor",
         "worker processes on this machine",
     )
+    yield ExecutorRecord(
+        "submitit",
+        "ode_tasks.benchmark.slurm:SubmititExecutor",
+        "jobs of a SLURM cluster, several cells each",
+        requires=(("submitit", "submitit>=1.5"),),
+    )
 
 
 @hookimpl
@@ -145,6 +151,11 @@ def ode_commands() -> Iterable[CommandRecord]:
         "benchmark",
         "ode_tasks.benchmark.command:benchmark",
         "Run every task against every registered solver.",
+    )
+    yield CommandRecord(
+        "results",
+        "ode_tasks.benchmark.results_command:results",
+        "List, filter, compare and export stored results.",
     )
     yield CommandRecord(
         "gradients",

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ode_core import registry
-from ode_core.errors import ArgumentError, UnknownNameError
+from ode_core.errors import ArgumentError, DataError, UnknownNameError
 from ode_core.records import CommandRecord
 from ode_core.registry import load_target
-from ode_tasks.benchmark.cell import IDENTITY, LOST_STATUSES, OK, PLANNED_STATUSES
+from ode_tasks.benchmark import options
+from ode_tasks.benchmark.cell import FAILED, LOST_STATUSES, OK
+from ode_tasks.benchmark.conditions import machine_id
+from ode_tasks.benchmark.estimate import FIELDS, Times
+from ode_tasks.benchmark.options import executor_options, listed, located, numbers
 from ode_tasks.benchmark.plan import Planned, Selection, plan
 from ode_tasks.benchmark.progress import showing
 from ode_tasks.benchmark.store import Store
+from ode_tasks.benchmark.tables import cost, show, show_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 
 _REPORT = CommandRecord("report", "ode_tasks.report:write", "writes tables and plots")
 
-SECONDS = {"smoke": 8.0, "quick": 1800.0, "full": 86_400.0}
+SECONDS = {"smoke": 20.0, "quick": 1800.0, "full": 86_400.0}
 """The hard limit of a cell."""
 
 
@@ -52,18 +57,22 @@ def benchmark(
     ctx: typer.Context,
     *,
     preset: Annotated[Preset, typer.Option(help="How much to run.")] = Preset.smoke,
-    tasks: Annotated[str, typer.Option(help="Names, separated by commas; all if not given.")] = "",
-    models: Annotated[str, typer.Option(help="Names; each task's default model.")] = "",
-    solvers: Annotated[str, typer.Option(help="Names; all if not given.")] = "",
-    gradients: Annotated[str, typer.Option(help="Names of gradient methods.")] = "direct",
-    data: Annotated[list[str] | None, typer.Option(help="TASK=PATH, as often as needed.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 1,
-    device: Annotated[str, typer.Option(help="Where to train.")] = "cpu",
+    tasks: options.Tasks = "",
+    models: options.Models = "",
+    solvers: options.Solvers = "",
+    gradients: options.Gradients = "direct",
+    tolerances: options.Tolerances = "",
+    steps: options.Steps = "",
+    where: options.Where = "",
+    data: options.Data = None,
+    seeds: options.Seeds = 1,
+    devices: options.Devices = "cpu",
+    timed: options.TimedOnly = False,
     executor: Annotated[str, typer.Option(help="How cells are run.")] = "local",
+    executor_set: options.ExecutorSet = None,
     workers: Annotated[int, typer.Option(min=0, help="Cells at once; 0: one a core.")] = 0,
-    seconds: Annotated[
-        float | None, typer.Option(help="A cell's limit; by default the preset's.")
-    ] = None,
+    seconds: options.Seconds = None,
+    memory: Annotated[float, typer.Option(help="A cell's limit in GiB; 0: none.")] = 0.0,
     out: Annotated[Path, typer.Option(help="The folder of results.")] = Path("benchmark"),
     rerun: Annotated[Rerun, typer.Option(help="Run cells again that ended so.")] = Rerun.none,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells, run none.")] = False,
@@ -71,30 +80,38 @@ def benchmark(
     """Run every task against every registered solver; a second call does what is missing."""
     output: Output = ctx.obj
     selection = Selection(
-        tasks=_listed(tasks),
-        models=_listed(models),
-        solvers=_listed(solvers),
-        gradients=_listed(gradients),
+        tasks=listed(tasks),
+        models=listed(models),
+        solvers=listed(solvers),
+        gradients=listed(gradients),
+        tolerances=numbers("--tolerances", tolerances),
+        steps=numbers("--steps", steps),
         preset=preset.value,
         seeds=seeds,
-        device=device,
-        data=_located(data or [], _listed(tasks)),
+        devices=listed(devices),
+        data=located(data or [], listed(tasks)),
+        where=where,
+        machine=machine_id() if timed else "",
     )
     limit = SECONDS[preset] if seconds is None else seconds
+    workers = 1 if timed and not workers else workers
     try:
         planned = plan(selection)
-        how = registry.executors.create(executor, workers=workers, seconds=limit)
+        own = executor_options(executor, executor_set or [])
+        how = registry.executors.create(
+            executor, workers=workers, seconds=limit, memory=memory, **own
+        )
     except (UnknownNameError, ArgumentError) as error:
         raise typer.BadParameter(str(error)) from None
     store = Store(out)
     if dry_run:
-        _show_plan(planned, store, output)
+        _show_plan(planned, store, how, output)
         return
     store.prepare()
     if rerun is not Rerun.none:
         _forget(planned, store, rerun)
     rows = _run(planned, store, how, output)
-    _show(rows, output)
+    show(rows, output)
     load_target(_REPORT)(out, output)
     if rows and not any(row["status"] == OK for row in rows):
         raise typer.Exit(1)
@@ -103,15 +120,19 @@ def benchmark(
 def _run(planned: Sequence[Planned], store: Store, how: Executor, output: Output) -> list[Row]:
     """Run what has no outcome yet and return the rows of the whole plan, in its order."""
     outcomes = {row["cell"]: row for row in store.settle(planned)}
+    outcomes |= _unreadable([p for p in planned if p.cell.key not in outcomes], store)
     todo = [item.cell for item in planned if item.cell.key not in outcomes]
     output.note(
         f"{len(planned)} cells: {len(todo)} to run, {len(outcomes)} have an outcome; "
         f"results go to {store.root}"
     )
+    start, own = time.monotonic(), []
     try:
         with showing(output, len(todo)) as advance, contextlib.closing(how.run(todo, store)) as ran:
             for row in ran:
-                outcomes[row["cell"]] = row
+                # What is kept of thousands of cells; the lists are in their files.
+                outcomes[row["cell"]] = {k: v for k, v in row.items() if not isinstance(v, list)}
+                own.append(row.get("seconds") or 0.0)
                 advance(row)
     except KeyboardInterrupt:
         output.note(
@@ -119,80 +140,39 @@ def _run(planned: Sequence[Planned], store: Store, how: Executor, output: Output
             "the same command goes on from there"
         )
         raise
+    if own:
+        output.note(cost(own, time.monotonic() - start, how))
     return [outcomes[item.cell.key] for item in planned if item.cell.key in outcomes]
 
 
-def _show_plan(planned: Sequence[Planned], store: Store, output: Output) -> None:
-    rows = []
+def _unreadable(planned: Sequence[Planned], store: Store) -> dict[str, Row]:
+    """Return a row for each cell in whose place lies a file that is no row; it stays there."""
+    rows = {}
     for item in planned:
-        row = item.cell.row(item.status or "planned", item.reason)
-        stored = store.read(item.cell)
-        if stored is not None and stored["status"] not in PLANNED_STATUSES:
-            row |= {"status": stored["status"], "reason": stored["reason"] or "stored"}
-        rows.append(row)
-    columns = ("cell", *_varying(rows), "status", "reason")
-    output.rows(rows, columns)
-    count = Counter(row["status"] for row in rows)
-    output.note(
-        f"{len(rows)} cells: " + ", ".join(f"{number} {name}" for name, number in count.items())
-    )
+        try:
+            row = store.read(item.cell)
+        except DataError as error:
+            row = item.cell.row(FAILED, str(error))
+        if row is not None:
+            rows[item.cell.key] = row
+    return rows
 
 
-def _show(rows: Sequence[Row], output: Output) -> None:
-    """Write the table of all cells and, for people, each reason once with the cells it is of."""
-    shown = [{k: v for k, v in row.items() if not isinstance(v, list | dict)} for row in rows]
-    for row in shown:
-        row["evaluations"] = row.get("f_forward")
-    measured = ("status", "score_name", "score", "solver_error", "evaluations", "seconds")
-    if not output.json:
-        shown = [row for row in shown if row["task"]]  # a lost plugin is among the reasons
-    output.rows(shown, (*_varying(shown), *measured))
-    reasons: dict[tuple[str, str, str], list[str]] = {}
-    for row in rows:
-        if row["reason"]:
-            kind = (row["task"], row["status"], row["reason"])
-            reasons.setdefault(kind, []).append(row["solver"] or row["model"])
-    if reasons and not output.json:
-        console = output.console()
-        console.print()
-        for (task, status, reason), names in reasons.items():
-            where = f"{task} × {', '.join(names)}: " if task else ""
-            console.print(f"{where}{status.replace('_', ' ')}, {reason}", soft_wrap=True)
-
-
-def _varying(rows: Sequence[Row]) -> list[str]:
-    """Return task, solver and those other parts of a cell's name that differ within a task."""
-    return [
-        field
-        for field in IDENTITY
-        if field in ("task", "solver")
-        or len({(row["task"], row.get(field)) for row in rows}) > len({row["task"] for row in rows})
-    ]
+def _show_plan(planned: Sequence[Planned], store: Store, how: Any, output: Output) -> None:
+    stored = store.table(("cell", "reason", *FIELDS)).rows
+    times = Times(stored)
+    show_plan(planned, {row["cell"]: row for row in stored}, times, output)
+    missing = {item.cell.key for item in planned} - {row["cell"] for row in stored}
+    todo = [p.cell for p in planned if not p.status and p.cell.key in missing]
+    if todo:
+        workers = getattr(how, "workers", 1) or 1
+        limit = getattr(getattr(how, "limits", None), "seconds", 0.0)
+        output.note(times.estimate(todo).sentence(workers, limit))
 
 
 def _forget(planned: Sequence[Planned], store: Store, rerun: Rerun) -> None:
+    statuses = {row["cell"]: row["status"] for row in store.table(("cell", "status")).rows}
     for item in planned:
-        stored = store.read(item.cell)
-        if stored and (rerun is Rerun.all or stored["status"] in LOST_STATUSES):
+        status = statuses.get(item.cell.key)
+        if status and (rerun is Rerun.all or status in LOST_STATUSES):
             store.forget(item.cell)
-
-
-def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _located(pairs: Sequence[str], tasks: Sequence[str]) -> dict[str, Path]:
-    located: dict[str, Path] = {}
-    for pair in pairs:
-        task, equals, path = pair.partition("=")
-        if not equals or task not in registry.tasks:
-            raise typer.BadParameter(
-                f"--data takes TASK=PATH with a task of {', '.join(registry.tasks)}; "
-                f"{pair!r} is not that"
-            )
-        if tasks and task not in tasks:
-            raise typer.BadParameter(f"--data {pair} has no effect: {task} is not among --tasks")
-        if not Path(path).expanduser().exists():
-            raise typer.BadParameter(f"--data {pair}: there is nothing at {path}")
-        located[task] = Path(path).expanduser().resolve()
-    return located

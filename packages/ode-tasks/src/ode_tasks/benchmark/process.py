@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import enum
-import faulthandler
-import io
 import multiprocessing
 import os
 import re
 import signal
-import sys
-import threading
 import time
-from multiprocessing import connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from ode_core.errors import OdeError
-from ode_core.records import ExecutorRecord
-from ode_core.registry import load_target
-from ode_tasks.benchmark.cell import CRASHED, TIMEOUT
+from ode_tasks.benchmark.cell import CRASHED, OOM, TIMEOUT
+from ode_tasks.benchmark.limits import GIB, resident
+from ode_tasks.benchmark.serving import WHERE, Check, Duty, serve
 from ode_tasks.benchmark.store import OUTPUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from multiprocessing.connection import Connection
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ode_tasks.benchmark.cell import Cell
+    from ode_tasks.benchmark.limits import Limits
     from ode_tasks.benchmark.store import Store
 
 START_SECONDS = 120.0
 """How long a worker may take to import what it needs; no cell's clock runs meanwhile."""
 
-# Imported in the worker alone, so that the process that plans and watches never imports torch.
-_WORK = ExecutorRecord("work", "ode_tasks.benchmark.worker:Work", "runs cells", package="ode-tasks")
+CHECK_SECONDS = 20.0
+"""How long the small calculation of a check may take."""
 
-# The signal that asks a worker where it is; Windows has none to spare.
-_WHERE = getattr(signal, "SIGUSR1", 0)
 _WHERE_SECONDS = 0.2
-
-_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_PR_SET_PDEATHSIG = 1
+# Whoever kills a whole job or session comes to its watcher right after its workers.
+_KILLED_TOO_SECONDS = 0.5
 
 
 class State(enum.Enum):
@@ -52,24 +42,29 @@ class State(enum.Enum):
     UNCHANGED = enum.auto()
     READY = enum.auto()
     DONE = enum.auto()
+    CHECKED = enum.auto()
     LOST = enum.auto()
 
 
 class WorkerProcess:
     """The watcher's side of a worker: one cell at a time, a deadline for each answer."""
 
-    def __init__(self, store: Store, parts: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, store: Store, parts: Sequence[tuple[str, str]], limits: Limits) -> None:
         # Spawned, not forked: a fork would share locks, threads and CUDA with this process.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.started = False
+        self.checking = False
         self.cell: Cell | None = None
         self.spent = 0.0
         self.loss = (CRASHED, "the worker stored no result")
         self._store = store
+        self._limits = limits
         self._log = store.temporary / f"worker-{uuid4().hex[:12]}.txt"
         self._words = self._log
-        self._process = context.Process(target=serve, args=(theirs, store, self._log, parts))
+        self._before = 0
+        duty = Duty(store, parts, limits, self._log)
+        self._process = context.Process(target=serve, args=(theirs, duty))
         self._process.start()
         theirs.close()  # only the worker holds it now, so its end is the pipe's end
         self._set_clock(START_SECONDS)
@@ -77,26 +72,40 @@ class WorkerProcess:
     @property
     def idle(self) -> bool:
         """Whether a cell may be given."""
-        return self.started and self.cell is None
+        return self.started and self.cell is None and not self.checking
 
-    def give(self, cell: Cell, seconds: float) -> None:
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        assert self._process.pid is not None  # it was started when this was made
+        return self._process.pid
+
+    def give(self, cell: Cell) -> None:
         """Hand over a cell; its clock starts now."""
         self._store.clear(cell)
         self.cell = cell
         self._words = self._store.artefacts(cell) / OUTPUT
-        self._set_clock(seconds)
-        with contextlib.suppress(OSError):  # a worker that died idle: look() finds out
-            self.connection.send(cell)
+        self._before = resident(self.pid)
+        self._ask(cell, self._limits.seconds)
+
+    def check(self) -> None:
+        """Ask for a small calculation."""
+        self.checking = True
+        self._words = self._log
+        self._ask(Check(), CHECK_SECONDS)
 
     def look(self) -> tuple[State, Cell | None]:
-        """Return what happened, with the cell that this ended; a worker out of time is killed."""
+        """Return what happened, with the cell that this ended.
+
+        A worker out of time or with more memory than it may have is killed.
+        """
         alive = self._process.is_alive()  # asked first: an answer may come just before the end
         self.spent = time.monotonic() - self._since
         if self.connection.poll():
             with contextlib.suppress(EOFError, OSError):
                 return self._heard(self.connection.recv())
             alive = False
-        if alive and self.spent <= self._limit:
+        if alive and self.spent <= self._limit and not self._too_large():
             return State.UNCHANGED, None
         self.loss = self._end(late=alive)
         return State.LOST, self._released()
@@ -108,7 +117,17 @@ class WorkerProcess:
         self.connection.close()
         self._log.unlink(missing_ok=True)
 
+    def _ask(self, request: Cell | Check, seconds: float) -> None:
+        self._set_clock(seconds)
+        with contextlib.suppress(OSError):  # a worker that died idle: look() finds out
+            self.connection.send(request)
+
     def _heard(self, complaint: str) -> tuple[State, Cell | None]:
+        if self.checking:
+            self.checking = False
+            self._set_clock(float("inf"))
+            self.loss = (CRASHED, complaint)
+            return State.LOST if complaint else State.CHECKED, None
         if self.started:
             return State.DONE, self._released()
         if complaint:
@@ -126,16 +145,26 @@ class WorkerProcess:
     def _set_clock(self, seconds: float) -> None:
         self._since, self._limit = time.monotonic(), seconds
 
+    def _too_large(self) -> bool:
+        if self.cell is None or not self._limits.memory:
+            return False
+        return resident(self.pid) - self._before > self._limits.memory
+
     def _end(self, *, late: bool) -> tuple[str, str]:
         """Return the status and the reason of a worker that is lost."""
-        if late:
+        large = late and self._too_large()
+        if late and not large:
             self._ask_where()
         self._process.kill()
         self._process.join()
         words = last_words(self._words)
+        if large:
+            return OOM, f"more than {self._limits.memory / GIB:.3g} GiB" + (words and f"; {words}")
         if late:
             return TIMEOUT, f"no result within {self._limit:g} s" + (words and f"; {words}")
         code = self._process.exitcode or 0
+        if code == -signal.SIGKILL:
+            time.sleep(_KILLED_TOO_SECONDS)
         if code >= 0:
             how = f"ended itself with exit status {code}"
         else:
@@ -149,41 +178,11 @@ class WorkerProcess:
         By a signal, whose handler runs in the thread that is interrupted: a watchdog thread would
         walk a stack that goes on changing, and now and then crash.
         """
-        pid = self._process.pid
-        if pid is None or not _WHERE:
+        if not WHERE:
             return
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, _WHERE)
+            os.kill(self.pid, WHERE)
         self._process.join(_WHERE_SECONDS)
-
-
-def serve(requests: Connection, store: Store, log: Path, parts: Sequence[tuple[str, str]]) -> None:
-    """Run cells until the watcher is gone; the first answer says that the imports are done.
-
-    An answer is an empty text, or for the first one the reason why no cell can be run.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the watcher
-    _end_with_parent()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # a process that dies does not flush
-    _redirect(log)
-    faulthandler.enable()
-    if _WHERE:
-        faulthandler.register(_WHERE, all_threads=False)
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-    try:
-        work = load_target(_WORK)(parts)
-    except OdeError as error:
-        requests.send(str(error))
-        return
-    requests.send("")
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            cell = requests.recv()
-            with _captured(store.artefacts(cell) / OUTPUT, log):
-                work.run(cell, store)
-            requests.send("")
 
 
 def last_words(path: Path) -> str:
@@ -199,41 +198,3 @@ def last_words(path: Path) -> str:
         return f"it was in {function} ({os.path.basename(file)}, line {line})"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"its last words: {lines[-1][:200]}" if lines else ""
-
-
-@contextlib.contextmanager
-def _captured(path: Path, log: Path) -> Iterator[None]:
-    """Collect what a cell prints."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _redirect(path)
-    try:
-        yield
-    finally:
-        _redirect(log)
-        with contextlib.suppress(OSError):
-            if not path.stat().st_size:
-                path.unlink()
-                path.parent.rmdir()  # refused where the cell left something
-
-
-def _redirect(path: Path) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for descriptor in (1, 2):  # output of C libraries and of a dying interpreter as well
-        os.dup2(handle, descriptor)
-    os.close(handle)
-
-
-def _end_with_parent() -> None:
-    """End this process once its parent is gone, even if that was killed."""
-    parent: Any = multiprocessing.parent_process()
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    if sys.platform == "linux":
-        # A loop in C may never let that thread run; the kernel needs no thread.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -45,7 +45,7 @@ def showing(output: Output, total: int) -> Iterator[Callable[[Row], None]]:
 
 def label(row: Row) -> str:
     """Return the words by which a person knows the cell of a row."""
-    parts = [row.get(field) for field in ("task", "model", "solver", "gradient")]
+    parts = [row.get(field) for field in ("task", "model", "solver", "gradient", "at")]
     name = " × ".join(part for part in parts if part)
     return name + (f", seed {row['seed']}" if row.get("seed") else "")
 

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import math
-import numbers
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ode_core.errors import DataError
-from ode_tasks.benchmark.cell import PLANNED_STATUSES, PLUGIN_FAILED, SCHEMA, Row, identity
+from ode_tasks.benchmark import index
+from ode_tasks.benchmark.cell import PLANNED_STATUSES, PLUGIN_FAILED, SCHEMA, identity
+from ode_tasks.benchmark.index import Indexed
+from ode_tasks.benchmark.rowfile import load, plain, written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from ode_tasks.benchmark.cell import Cell
+    from ode_tasks.benchmark.cell import Cell, Row
+    from ode_tasks.benchmark.index import Table
     from ode_tasks.benchmark.plan import Planned
+
+__all__ = ["ARTEFACTS", "CELLS", "OUTPUT", "Store", "load", "plain"]
 
 CELLS = "cells"
 ARTEFACTS = "artefacts"
 OUTPUT = "output.txt"
+_MARK = "store.json"
+# A file system without hard links says so in one of these ways.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Store:
     """The folder of a benchmark.
 
     `cells/<task>/<KEY>.json` are the rows and nothing else lies there, `artefacts/<KEY>/` is what
-    a cell left beside its row, `tmp/` is where files grow until they are whole.
+    a cell left beside its row, `tmp/` is where files grow until they are whole, `claims/` says who
+    is at which cell, `index/` is a copy of the rows that is quick to read.
     """
 
     root: Path
@@ -41,15 +49,50 @@ class Store:
         """Where files grow, on the file system of the results."""
         return self.root / "tmp"
 
+    @property
+    def claims(self) -> Path:
+        """Where it stands who is at which cell."""
+        return self.root / "claims"
+
     def prepare(self) -> None:
-        """Make the folders; raises DataError where that cannot be done."""
+        """Make the folders.
+
+        Raises DataError where that cannot be done, where no file can be written into them, and for
+        a store that a newer version made.
+        """
+        self._check_version()
         try:
-            for folder in (self.root / CELLS, self.root / ARTEFACTS, self.temporary):
+            for folder in (self.root / CELLS, self.root / ARTEFACTS, self.temporary, self.claims):
                 folder.mkdir(parents=True, exist_ok=True)
+            if not (self.root / _MARK).exists():
+                self._put(self.root / _MARK, json.dumps({"schema": SCHEMA}) + "\n")
+            with tempfile.TemporaryFile(dir=self.temporary) as file:
+                file.write(b"\0")  # a full disk lets files be made
+        except FileExistsError:
+            if not self.root.is_dir():
+                raise DataError(
+                    f"results cannot be stored in {self.root} (it is a file); choose another --out"
+                ) from None
         except OSError as error:
             raise DataError(
                 f"results cannot be stored in {self.root} ({error.strerror}); choose another --out"
             ) from error
+
+    def _check_version(self) -> None:
+        try:
+            mark = json.loads((self.root / _MARK).read_text(encoding="utf-8"))
+            schema = mark["schema"]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except (OSError, ValueError, TypeError, KeyError):
+            raise DataError(
+                f"{self.root / _MARK} is not that of a store of results; choose another --out"
+            ) from None
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise DataError(
+                f"{self.root} was made by a newer version of ode-tasks (results of form {schema}, "
+                f"this one knows {SCHEMA}); update, or choose another --out"
+            )
 
     def path(self, cell: Cell) -> Path:
         """Return where the row of a cell lies or will lie."""
@@ -73,27 +116,55 @@ class Store:
         for path in sorted((self.root / CELLS).glob("*/*.json")):
             yield path, load(path)
 
+    def table(self, fields: Iterable[str] | None = None) -> Indexed:
+        """Return all rows at once, without their lists, and a sentence on each unreadable file.
+
+        Every row has `path`, where its file lies below `cells`. Of `fields`, if given, only those
+        are returned. Raises what `columns` raises.
+        """
+        table = self.columns()
+        return Indexed(table.rows(fields), table.problems)
+
+    def columns(self) -> Table:
+        """Return all rows by columns.
+
+        The index beside the files makes this quick; it is extended on the way. Raises DataError for
+        a store of a newer version.
+        """
+        self._check_version()
+        return index.read(self.root / CELLS, self.root / "index", load)
+
     def write(self, cell: Cell, row: Row) -> Row:
-        """Store the outcome of a cell in one go and return the row as it will be read."""
+        """Store the outcome of a cell in one go and return the row as it will be read.
+
+        Raises DataError where that cannot be done, and where something lies there already.
+        """
         row = plain(row)
         path = self.path(cell)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.temporary, prefix=f"{cell.key}-")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(row, file, indent=1, default=_written, allow_nan=False)
-                    file.write("\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(name).chmod(0o644)  # a temporary file is its owner's alone
-                os.replace(name, path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            self._put(path, json.dumps(row, indent=1, default=written, allow_nan=False) + "\n")
+        except FileExistsError:
+            raise DataError(f"{path} is there already, and a result is written once") from None
         except OSError as error:
-            raise DataError(f"{path} could not be written: {error.strerror}") from error
+            raise DataError(
+                f"{path} could not be written ({error.strerror}); what was stored before is whole, "
+                "and the same command goes on once there is room"
+            ) from error
         return row
+
+    def _put(self, path: Path, text: str) -> None:
+        """Make a file that is whole from its first moment on, and raise where there is one."""
+        handle, name = tempfile.mkstemp(dir=self.temporary, prefix=f"{path.stem}-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)  # a temporary file is its owner's alone
+            _link(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
     def forget(self, cell: Cell) -> None:
         """Remove the outcome of a cell, so that it is run again."""
@@ -115,7 +186,7 @@ class Store:
         wanted = {identity(item.cell.row("")) for item in planned}
         outcomes: dict[str, Row] = {}
         ran = set()
-        for path, row in self.rows():
+        for row in self.table().rows:
             item = by_key.get(row["cell"])
             decision = (row["status"], row["reason"])
             if row["status"] not in PLANNED_STATUSES:
@@ -125,43 +196,29 @@ class Store:
             elif item is not None and (item.status, item.reason) == decision:
                 continue
             elif row["status"] == PLUGIN_FAILED or identity(row) in wanted:
-                path.unlink(missing_ok=True)
+                (self.root / CELLS / row["path"]).unlink(missing_ok=True)
         for item in planned:
             if item.status and item.cell.key not in outcomes:
                 row = item.cell.row(item.status, item.reason)
                 outcomes[item.cell.key] = row
                 if identity(row) not in ran and not self.has(item.cell):
-                    self.write(item.cell, row)
+                    self._settled(item.cell, row)
         return list(outcomes.values())
 
+    def _settled(self, cell: Cell, row: Row) -> None:
+        try:
+            self.write(cell, row)
+        except DataError:
+            if not self.has(cell):  # another sweep may have come to the same just now
+                raise
 
-def load(path: Path) -> Row:
-    """Return the row in a file; raises DataError where the file is not one of the suite's rows."""
+
+def _link(source: str, target: Path) -> None:
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as JSON ({error}); remove it and run again"
-        ) from None
-    if not (isinstance(row, dict) and isinstance(row.get("status"), str) and "task" in row):
-        raise DataError(f"{path} is not a result of this suite (no task and status in it)")
-    if isinstance(row.get("schema"), int) and row["schema"] > SCHEMA:
-        raise DataError(f"{path} was written by a newer version of ode-tasks; update to read it")
-    return row
-
-
-def plain(value: Any) -> Any:
-    """Return the value with null for every number that JSON cannot write, at any depth."""
-    if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    if isinstance(value, numbers.Real) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _written(value: Any) -> int | float | str:
-    if isinstance(value, numbers.Integral):  # NumPy's scalars, for which json has no rule
-        return int(value)
-    return float(value) if isinstance(value, numbers.Real) else str(value)
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "there already", str(target)) from None
+        os.replace(source, target)
