@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ode_core.errors import ArgumentError
+from ode_core.registry import solvers
 from ode_tasks import measure, work_precision
 from ode_tasks.data.trajectories import noisy, sample, sample_irregular, windows
 from ode_tasks.gradients.probe import Probe
@@ -39,8 +40,8 @@ class DynamicsSettings(Settings):
     `trajectories` are trained on, `test_trajectories` from other starts are scored; each has
     `samples` intervals in the training window, and training solves over `window` of them at once.
     `noise` is the standard deviation of what is added to the samples that are trained on; with
-    `irregular` each of their trajectories has random times of its own. `slopes`, `shoot`,
-    `iterations` and `roughness` are `Shooting`'s, before training and after it.
+    `irregular` each of their trajectories has random times of its own. `slopes`, `shoot` and
+    `iterations` are `Shooting`'s, after training.
     """
 
     trajectories: int
@@ -51,8 +52,7 @@ class DynamicsSettings(Settings):
     irregular: bool = False
     slopes: int = 0
     shoot: tuple[int, ...] = ()
-    iterations: int = 100
-    roughness: float = 0.0
+    iterations: int = 20
 
     def __post_init__(self) -> None:
         """Raise ArgumentError for settings that leave nothing to train or to test on."""
@@ -72,10 +72,10 @@ class DynamicsSettings(Settings):
                 f"shoot is {self.shoot}; a stretch has at least 1 interval and at most all "
                 f"{self.samples}"
             )
-        if self.slopes < 0 or self.iterations < 1 or self.roughness < 0:
+        if self.slopes < 0 or self.iterations < 1:
             raise ArgumentError(
-                "slopes and roughness are at least 0 and iterations at least 1; they are "
-                f"{self.slopes}, {self.roughness} and {self.iterations}"
+                "slopes is at least 0 and iterations at least 1; they are "
+                f"{self.slopes} and {self.iterations}"
             )
 
 
@@ -94,8 +94,8 @@ def recover(
     stretches = windows(samples, settings.window)
     size = {"dim": test.states.shape[-1], "width": settings.width}
     model = build(config, settings, **size)
-    shooting = Shooting(settings.slopes, settings.shoot, settings.iterations, settings.roughness)
-    smooth = shooting.start(model, samples)
+    shooting = _shooting(config, settings)
+    smooth = shooting.measure(model, samples)
     loss = _WindowLoss(samples, settings.window)
     trained = fit(
         model,
@@ -108,8 +108,7 @@ def recover(
         progress=progress,
         config=config,
     )
-    samples = dataclasses.replace(samples, states=fabric.to_device(samples.states))
-    fitted = shooting.finish(model, samples, smooth.to(fabric.device), progress)
+    fitted = shooting.fit(model, samples, smooth, progress)
     batch = fabric.to_device(tuple(part[: settings.batch] for part in stretches))
     twin = direct_twin(config, settings, model, **size)
     memory = measure.memory_columns(model, twin, lambda net: loss(net, batch), inputs=batch)
@@ -138,6 +137,14 @@ def _ladder(system: System, test: Trajectories, used: dict[str, Any]) -> list[di
     how = work_precision.How(used["solver"], used["gradient"], dt)
     ends = [float(test.times[0]), float(test.times[-1])]
     return work_precision.of_system(system.field, test.states[0], ends, how)
+
+
+def _shooting(config: RunConfig, settings: DynamicsSettings) -> Shooting:
+    """Return the fit: by the run's solver where that is explicit and takes fixed steps, else rk4."""
+    record = solvers.get(config.solver)
+    own = record is not None and not (record.adaptive or record.implicit)
+    solver, step = (config.solver, config.dt or settings.dt) if own else ("rk4", settings.dt)
+    return Shooting(settings.slopes, settings.shoot, settings.iterations, solver, step)
 
 
 def _refuse_data(config: RunConfig) -> None:
