@@ -109,12 +109,12 @@ def lowest(session: nox.Session) -> None:
 @nox.session
 def alone(session: nox.Session) -> None:
     """Install each package alone from its wheel, which its sdist made, and do its main job."""
-    wheels = Path(session.create_tmp()) / "dist"
+    wheels = Path(session.create_tmp()).resolve() / "dist"
     shutil.rmtree(wheels, ignore_errors=True)
     session.install(*CONSTRAINTS, "build")
     for name in PACKAGES:
         session.run("python", "-m", "build", "-o", str(wheels), str(ROOT / "packages" / name))
-    place = Path(session.create_tmp())
+    place = wheels.parent
     for name in PACKAGES:
         bare = place / name
         session.run("python", "-m", "venv", "--clear", str(bare))
