@@ -81,12 +81,17 @@ def _forecasters() -> Iterator[ModelRecord]:
         solves=True,
         source=MODELS["ode_rnn"],
     )
+    yield from _beyond_the_study()
+
+
+def _beyond_the_study() -> Iterator[ModelRecord]:
     yield ModelRecord(
         "neural_cde",
         "ode_models.neural_cde:NeuralCDE",
         "a controlled differential equation driven by a path through the readings",
         fits="series",
         solves=True,
+        source=MODELS["neural_cde"],
     )
     yield ModelRecord(
         "gap_gru",
@@ -94,6 +99,7 @@ def _forecasters() -> Iterator[ModelRecord]:
         "gated recurrent unit over values, which of them were read, and gaps",
         fits="series",
         solves=False,
+        source=MODELS["gap_gru"],
     )
     yield ModelRecord(
         "anode",
@@ -101,6 +107,7 @@ def _forecasters() -> Iterator[ModelRecord]:
         "an ODE on points, in further dimensions if asked, and a linear read-out",
         fits="points",
         solves=True,
+        source=MODELS["anode"],
     )
     yield ModelRecord(
         "cnf",
@@ -108,4 +115,5 @@ def _forecasters() -> Iterator[ModelRecord]:
         "a continuous normalising flow to a standard normal distribution",
         fits="density",
         solves=True,
+        source=MODELS["cnf"],
     )

@@ -40,4 +40,33 @@ MODELS = {
     "latent_ode": _LATENT,
     "ode_rnn": _LATENT,
     "neural_ode": _NEURAL_ODE,
+    "neural_cde": Reference(
+        "Kidger, Patrick and Morrill, James and Foster, James and Lyons, Terry",
+        2020,
+        "Neural controlled differential equations for irregular time series",
+        "Advances in Neural Information Processing Systems 33",
+        arxiv="2005.08926",
+    ),
+    "gap_gru": Reference(
+        "Che, Zhengping and Purushotham, Sanjay and Cho, Kyunghyun and Sontag, David and Liu, Yan",
+        2018,
+        "Recurrent neural networks for multivariate time series with missing values",
+        "Scientific Reports 8, 6085",
+        doi="10.1038/s41598-018-24271-9",
+    ),
+    "anode": Reference(
+        "Dupont, Emilien and Doucet, Arnaud and Teh, Yee Whye",
+        2019,
+        "Augmented neural ODEs",
+        "Advances in Neural Information Processing Systems 32",
+        arxiv="1904.01681",
+    ),
+    "cnf": Reference(
+        "Grathwohl, Will and Chen, Ricky T. Q. and Bettencourt, Jesse and Sutskever, Ilya and "
+        "Duvenaud, David",
+        2019,
+        "FFJORD: Free-form continuous dynamics for scalable reversible generative models",
+        "International Conference on Learning Representations",
+        arxiv="1810.01367",
+    ),
 }

@@ -103,6 +103,7 @@ def _beyond() -> Iterable[TaskRecord]:
         fits="series",
         default_model="neural_cde",
         state_size=16,
+        source=TASKS["winding"],
     )
     yield TaskRecord(
         "annuli",
@@ -111,6 +112,7 @@ def _beyond() -> Iterable[TaskRecord]:
         fits="points",
         default_model="anode",
         state_size=2,
+        source=TASKS["annuli"],
     )
     yield TaskRecord(
         "density",
@@ -119,6 +121,7 @@ def _beyond() -> Iterable[TaskRecord]:
         fits="density",
         default_model="cnf",
         state_size=3,
+        source=TASKS["density"],
     )
 
 

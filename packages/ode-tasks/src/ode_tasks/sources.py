@@ -12,6 +12,13 @@ _DYNAMICS = Reference(
     "CRC Press, 2nd edition",
     doi="10.1201/9780429492563",
 )
+_NEURAL_ODE = Reference(
+    "Chen, Ricky T. Q. and Rubanova, Yulia and Bettencourt, Jesse and Duvenaud, David",
+    2018,
+    "Neural ordinary differential equations",
+    "Advances in Neural Information Processing Systems 31",
+    arxiv="1806.07366",
+)
 
 TASKS = {
     "cifar10": Reference(
@@ -39,13 +46,7 @@ TASKS = {
         doi="10.1088/0967-3334/25/4/010",
     ),
     "linear": _DYNAMICS,
-    "spiral": Reference(
-        "Chen, Ricky T. Q. and Rubanova, Yulia and Bettencourt, Jesse and Duvenaud, David",
-        2018,
-        "Neural ordinary differential equations",
-        "Advances in Neural Information Processing Systems 31",
-        arxiv="1806.07366",
-    ),
+    "spiral": _NEURAL_ODE,
     "lotka_volterra": Reference(
         "Lotka, Alfred J.",
         1920,
@@ -62,4 +63,20 @@ TASKS = {
         doi="10.1080/14786442608564127",
     ),
     "pendulum": _DYNAMICS,
+    "winding": _NEURAL_ODE,
+    "annuli": Reference(
+        "Dupont, Emilien and Doucet, Arnaud and Teh, Yee Whye",
+        2019,
+        "Augmented neural ODEs",
+        "Advances in Neural Information Processing Systems 32",
+        arxiv="1904.01681",
+    ),
+    "density": Reference(
+        "Grathwohl, Will and Chen, Ricky T. Q. and Bettencourt, Jesse and Sutskever, Ilya and "
+        "Duvenaud, David",
+        2019,
+        "FFJORD: Free-form continuous dynamics for scalable reversible generative models",
+        "International Conference on Learning Representations",
+        arxiv="1810.01367",
+    ),
 }
