@@ -39,6 +39,7 @@ def ode_models() -> Iterator[ModelRecord]:
         solves=False,
     )
     yield from _forecasters()
+    yield from _beyond_the_study()
     yield ModelRecord(
         "neural_ode",
         "ode_models.neural_ode:NeuralODE",
@@ -81,7 +82,6 @@ def _forecasters() -> Iterator[ModelRecord]:
         solves=True,
         source=MODELS["ode_rnn"],
     )
-    yield from _beyond_the_study()
 
 
 def _beyond_the_study() -> Iterator[ModelRecord]:
