@@ -17,8 +17,8 @@ from ode_models.products import pulled
 class RNODE:
     """Weights of the two regularisers of a field f over the time of its solve.
 
-    `kinetic` weighs the integral of |f|^2, which makes the ways straight and even, `jacobian` that
-    of the squared Frobenius norm of df/dy, estimated by |e^T df/dy|^2 for one Gaussian e a solve.
+    `kinetic` weighs the integral of `|f|^2`, which makes the ways straight and even, `jacobian` that
+    of the squared Frobenius norm of df/dy, estimated by `|e^T df/dy|^2` for one Gaussian e a solve.
     Both are means over samples and over the entries of a state, so that a weight means the same for
     states of all sizes.
 
@@ -42,7 +42,7 @@ class RNODE:
         return self.kinetic > 0.0 or self.jacobian > 0.0
 
     def integrand(self, field: Callable[..., Any], y0: Any) -> Callable[..., Tensor]:
-        """Return g(t, y, *args), 0-d, whose integral along a solution is the penalty.
+        """Return `g(t, y, *args)`, 0-d, whose integral along a solution is the penalty.
 
         It evaluates the field once more at each of its nodes. Raises ArgumentError for a state that
         is no tensor.
