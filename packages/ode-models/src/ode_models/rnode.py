@@ -17,7 +17,7 @@ from ode_models.products import pulled
 class RNODE:
     """Weights of the two regularisers of a field f over the time of its solve.
 
-    `kinetic` weighs the integral of `|f|^2`, which makes the ways straight and even, `jacobian` that
+    `kinetic` weighs the integral of `|f|^2`, which makes ways straight and even, `jacobian` that
     of the squared Frobenius norm of df/dy, estimated by `|e^T df/dy|^2` for one Gaussian e a solve.
     Both are means over samples and over the entries of a state, so that a weight means the same for
     states of all sizes.
