@@ -101,7 +101,7 @@ def lowest(session: nox.Session) -> None:
     tools = ("pytest", "pytest-xdist", "hypothesis", "hatchling", "playwright")
     session.install(*floors, *pinned("torch", "torchvision", "triton", *tools))
     editable = [word for name in PACKAGES for word in ("-e", str(ROOT / "packages" / name))]
-    session.install(*floors, *editable, "copier", "tensorboard")
+    session.install(*floors, *editable, "copier", "tensorboard", "submitit")
     tests = session.posargs or ["tests/core", "tests/models", "tests/tasks", "tests/acceptance"]
     session.run("pytest", "-n", "2", *tests, env=ONE_THREAD)
 
