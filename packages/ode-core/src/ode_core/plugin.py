@@ -43,7 +43,7 @@ def ode_commands() -> Iterator[CommandRecord]:
         "cost", "ode_core.testing.cost:cost", "Count what a solver's steps do besides calling f."
     )
     yield CommandRecord(
-        "cite", "ode_core.cite:cite", "Show what to cite for a solver or a gradient method."
+        "cite", "ode_core.cite:cite", "Show what to cite for a solver, gradient, model or task."
     )
     for kind in ("solver", "gradient", "task"):
         yield CommandRecord(
