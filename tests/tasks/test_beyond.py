@@ -165,3 +165,14 @@ def test_a_model_without_the_option_and_data_for_a_task_without_are_refused(tmp_
     for task in TASKS:
         with pytest.raises(ArgumentError, match="makes its own samples"):
             execute(config(task, data=tmp_path), Silent())
+
+
+def test_image_networks_are_augmented_and_regularised_by_settings():
+    settings = {"epochs": "1", "train_images": "64", "test_images": "32", "width": "8"}
+    plain = execute(config("digits", solver="euler", settings=settings), Silent())
+    more = {"augment": "2", "kinetic": "5.0", "jacobian": "0.5"}
+    wide = execute(config("digits", solver="euler", settings=settings | more), Silent())
+    assert wide["parameters"] > plain["parameters"]
+    assert wide["train_loss"] > plain["train_loss"] + 0.5
+    with pytest.raises(ArgumentError, match="augment"):
+        execute(config("digits", "resnet", settings=settings | {"augment": "2"}), Silent())
