@@ -39,7 +39,9 @@ def test_the_kinetic_energy_is_the_integral_of_the_mean_square_of_the_slope():
     times = torch.linspace(0.0, 1.0, 2001, dtype=F64)
     states = torch.stack([y0 @ torch.linalg.matrix_exp(t * MATRIX).mT for t in times])
     slopes = (states @ MATRIX.mT).square().mean((1, 2))
-    assert float(model.penalty.detach()) == pytest.approx(2.0 * float(torch.trapezoid(slopes, times)), 1e-6)
+    assert float(model.penalty.detach()) == pytest.approx(
+        2.0 * float(torch.trapezoid(slopes, times)), 1e-6
+    )
 
 
 def test_the_jacobian_penalty_is_its_mean_square_over_many_draws():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ode_models.gaps import counts
-
 
 class GapGRU(nn.Module):
     """A GRU over readings, with what it is told of gaps, and a linear read-out of its last state.
@@ -42,8 +40,7 @@ class GapGRU(nn.Module):
 
 def held(values: Tensor) -> Tensor:
     """Return values `[B, L, C]` with the one before in place of NaN, 0 before the first."""
-    reads = counts(values)
     place = torch.arange(values.shape[1], device=values.device)[None, :, None]
     last = torch.where(values.isnan(), -1, place).cummax(1).values
     kept = values.nan_to_num(nan=0.0).gather(1, last.clamp(min=0))
-    return torch.where(reads > 0.0, kept, 0.0)
+    return torch.where(last >= 0, kept, 0.0)

@@ -27,6 +27,10 @@ def across(times: Tensor, values: Tensor) -> Tensor:
     return torch.lerp(known.gather(1, low), known.gather(1, high), share)
 
 
-def counts(values: Tensor) -> Tensor:
-    """Return how many readings of each channel there were so far, `[N, T, C]`, as parts of T."""
-    return (~values.isnan()).to(values.dtype).cumsum(1) / values.shape[1]
+def counts(times: Tensor, values: Tensor) -> Tensor:
+    """Return how many readings of each channel there were so far, as parts of the row's times.
+
+    `[N, T, C]` of values `[N, T, C]` at times `[N, T]`, NaN where the row has ended.
+    """
+    length = (~times.isnan()).sum(1).clamp(min=1)[:, None, None]
+    return (~values.isnan()).to(values.dtype).cumsum(1) / length

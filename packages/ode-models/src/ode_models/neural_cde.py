@@ -86,7 +86,7 @@ class NeuralCDE(nn.Module):
         ended = times.isnan()
         rising = times.masked_fill(ended, -torch.inf).cummax(1).values.to(values)
         values = values.masked_fill(ended[..., None], torch.nan)
-        return torch.cat([rising[..., None], across(rising, values), counts(values)], 2)
+        return torch.cat([rising[..., None], across(rising, values), counts(times, values)], 2)
 
 
 class CDEField(nn.Module):

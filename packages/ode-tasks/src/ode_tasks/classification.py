@@ -15,7 +15,8 @@ from ode_tasks.data.images import Images, Normalise, balanced, crop, flip
 from ode_tasks.finer import finer
 from ode_tasks.gradients.probe import Probe
 from ode_tasks.networks import gradient_columns, size_columns
-from ode_tasks.settings import Settings, build, direct_twin, solving
+from ode_tasks.penalty import penalties
+from ode_tasks.settings import Settings, build, direct_twin, options, solving
 from ode_tasks.torchvision_import import torchmetrics
 from ode_tasks.train import fit, loader, make_fabric
 
@@ -42,7 +43,8 @@ class ImageSettings(Settings):
     mirrored. `validation_images` of those to train on are held out and scored after each epoch;
     with `patience`, training stops after so many epochs without a better accuracy on them.
     `channels_last` is the memory layout of images and filters. A network has blocks at so many
-    `stages`: `blocks` ODEs at each, or `residual_blocks` where it solves nothing.
+    `stages`: `blocks` ODEs at each, or `residual_blocks` where it solves nothing. ODEs go through
+    `augment` further channels; `kinetic` and `jacobian` weigh RNODE's regularisers.
     """
 
     train_images: int
@@ -58,6 +60,9 @@ class ImageSettings(Settings):
     validation_images: int = 0
     patience: int = 0
     channels_last: bool = False
+    augment: int = 0
+    kinetic: float = 0.0
+    jacobian: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise ArgumentError for settings that leave nothing to train, to choose or to test on."""
@@ -92,6 +97,7 @@ class ImageSettings(Settings):
             "classes": len(data.classes),
             "width": self.width,
             "blocks": (count,) * self.stages,
+            **options(self, "augment", "kinetic", "jacobian"),
         }
 
 
@@ -210,7 +216,9 @@ class _Loss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = model(self.prepare(batch[0], self.settings))
-        return F.cross_entropy(logits, batch[1], label_smoothing=self.settings.label_smoothing)
+        smoothing = self.settings.label_smoothing
+        loss = F.cross_entropy(logits, batch[1], label_smoothing=smoothing)
+        return loss + penalties(model)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,11 @@ from ode_core.errors import ArgumentError
 from ode_tasks.data.points import DENSITIES, density
 from ode_tasks.density_plot import draw
 from ode_tasks.presets import load
-from ode_tasks.settings import choose
+from ode_tasks.settings import choose, options
 from ode_tasks.supervised import (
     Experiment,
     SampleSettings,
     learn,
-    options,
     own_samples,
     probe,
 )

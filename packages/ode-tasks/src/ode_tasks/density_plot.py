@@ -35,7 +35,7 @@ def draw(
         device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(_SEED)
         shown["drawn from the flow"] = model.sample(count, generator=generator).cpu()
-    figure = Figure(figsize=(4 * (len(shown) + 1), 4.2), layout="constrained")
+    figure = Figure(figsize=(4 * (len(shown) + 1), 4.6), layout="constrained")
     axes = figure.subplots(1, len(shown) + 1)
     for axis, (title, some) in zip(axes, shown.items(), strict=False):
         axis.scatter(some[:, 0], some[:, 1], s=2, color="#4d4d4d", linewidths=0)

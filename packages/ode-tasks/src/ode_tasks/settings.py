@@ -204,6 +204,16 @@ def _solver(name: str) -> Any:
         return name
 
 
+def options(settings: Settings, *names: str) -> dict[str, Any]:
+    """Return those settings that differ from their default, to make a model with.
+
+    A model that has no such option needs none of the default.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    given = {name: getattr(settings, name) for name in names}
+    return {name: value for name, value in given.items() if value != defaults[name]}
+
+
 def direct_twin(
     config: RunConfig, settings: Settings, model: nn.Module, **options: Any
 ) -> nn.Module:

@@ -63,16 +63,6 @@ class Experiment(NamedTuple):
     higher_is_better: bool
 
 
-def options(settings: Settings, *names: str) -> dict[str, Any]:
-    """Return those settings that differ from their default, to make a model with.
-
-    A model that has no such option needs none of the default.
-    """
-    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    given = {name: getattr(settings, name) for name in names}
-    return {name: value for name, value in given.items() if value != defaults[name]}
-
-
 def own_samples(config: RunConfig) -> None:
     """Raise ArgumentError where a task that makes its samples is given some."""
     if config.data is not None:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 from ode_core.errors import ArgumentError
 from ode_tasks.data.series import spirals
 from ode_tasks.presets import load
-from ode_tasks.settings import choose
+from ode_tasks.settings import choose, options
 from ode_tasks.supervised import (
     Experiment,
     SampleSettings,
     labelled,
     learn,
-    options,
     own_samples,
     probe,
 )
