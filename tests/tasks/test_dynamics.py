@@ -235,7 +235,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, knowing):
         ({"settings": {"trajectories": "0"}}, "trajectories and test_trajectories are at least 1"),
         ({"settings": {"noise": "-1"}}, "noise is not negative"),
         ({"settings": {"shoot": "10,61"}}, "shoot is .10, 61.; a stretch has .* all 60"),
-        ({"settings": {"slopes": "-1"}}, "slopes and roughness are at least 0"),
+        ({"settings": {"slopes": "-1"}}, "slopes is at least 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, words):

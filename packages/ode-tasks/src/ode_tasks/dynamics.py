@@ -140,7 +140,7 @@ def _ladder(system: System, test: Trajectories, used: dict[str, Any]) -> list[di
 
 
 def _shooting(config: RunConfig, settings: DynamicsSettings) -> Shooting:
-    """Return the fit: by the run's solver where that is explicit and takes fixed steps, else rk4."""
+    """Return the fit, by the run's solver if that is explicit with fixed steps, else by rk4."""
     record = solvers.get(config.solver)
     own = record is not None and not (record.adaptive or record.implicit)
     solver, step = (config.solver, config.dt or settings.dt) if own else ("rk4", settings.dt)

@@ -7,7 +7,7 @@ learning (1997).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from ode_tasks.smoothness import Differences
 
-# The prior of each weight by itself: wide, so that what no sample and no difference sees is decided.
+# A wide prior of each weight by itself decides what no sample and no difference sees.
 _RIDGE = 1e-2
 _DAMPING, _FACTOR, _TRIES, _LEAST_DAMPING = 1e-3, 5.0, 10, 1e-7
-_STILL, _SETTLED, _FIRST = 1e-5, 1e-2, 4
+_STILL, _EVEN, _SETTLED, _FIRST = 1e-5, 1e-2, 1e-2, 4
 
 
 class Normal(NamedTuple):
@@ -53,12 +53,16 @@ class Problem(Protocol):
 
 @dataclass
 class Fit:
-    """Weights `[P]`, other unknowns, the precision of the samples, the strengths of the prior."""
+    """Weights `[P]`, other unknowns, the precision of the samples, the strengths of the prior.
+
+    `used` is how many numbers the samples decide, at the last time it was asked.
+    """
 
     weights: Tensor
     others: Tensor
     precision: float
     strengths: Tensor
+    used: float = 0.0
 
     @classmethod
     def begin(cls, weights: Tensor, others: Tensor, precision: float) -> Fit:
@@ -73,7 +77,8 @@ def minimise(
 
     The cost is half of the squares of the residuals, weighed by their precision, of the
     differences, weighed by the strengths, and of the weights. With `learn`, precision and strengths
-    are renewed after each step that found the cost nearly settled.
+    are renewed after each step that found the cost nearly settled, and it goes on while that
+    changes how many numbers the samples decide.
     """
     damping = _DAMPING
     for number in range(iterations):
@@ -84,9 +89,11 @@ def minimise(
         if step is None:
             break
         fit, after, damping = step
+        used = fit.used
         if learn and before - after < _SETTLED * after:
             _learn(problem, rough, fit, normal, [matrix for matrix, _ in prior], system)
-        if number >= _FIRST and before - after < _STILL * after:
+        still = before - after < _STILL * after and abs(fit.used - used) <= _EVEN * used
+        if number >= _FIRST and still:
             break
     return fit
 
@@ -134,7 +141,7 @@ def _step(
         if not int(failed):
             step = -torch.cholesky_solve(system.gradient[:, None], factor)[:, 0]
             others = fit.others + normal.others(step)
-            tried = Fit(fit.weights + step, others, fit.precision, fit.strengths)
+            tried = replace(fit, weights=fit.weights + step, others=others)
             cost = _cost(problem, rough, tried)
             if math.isfinite(cost) and cost < before:
                 return tried, cost, max(damping / _FACTOR, _LEAST_DAMPING)
@@ -156,10 +163,10 @@ def _learn(
     if int(failed) or int(failed_too):
         return
     without, with_samples = torch.cholesky_inverse(wide), torch.cholesky_inverse(narrow)
-    used = fit.precision * float((with_samples * normal.matrix).sum())
+    fit.used = fit.precision * float((with_samples * normal.matrix).sum())
     left = problem.residuals(fit.weights, fit.others)
     least = torch.finfo(torch.float32).eps ** 2  # what float32 samples do not hold is not fitted
-    fit.precision = max(problem.freedom - used, 1.0) / max(float(left.square().sum()), least)
+    fit.precision = max(problem.freedom - fit.used, 1.0) / max(float(left.square().sum()), least)
     fit.strengths = next_strengths(
         fit.strengths,
         _squares(rough, fit.weights),

@@ -1,8 +1,8 @@
 """A model's field as a function of its weights, and solutions with their derivatives.
 
-Source: Bock, Recent advances in parameter identification for ordinary differential equations (1983),
-for solving the variational equations along with the states; by a Runge-Kutta method with given
-steps that is the exact derivative of the discrete solution.
+Source: Bock, Recent advances in parameter identification for ordinary differential equations
+(1983), for solving the variational equations along with the states; by a Runge-Kutta method with
+given steps that is the exact derivative of the discrete solution.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ class WeighedField:
         return slopes
 
     def jacobians(self, weights: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return slopes `[N, dim]`, derivatives by states `[N, dim, dim]`, weights `[N, dim, P]`."""
+        """Return slopes `[N, dim]` and derivatives by states, `[N, dim, dim]`, and weights.
+
+        Those by weights are `[N, dim, P]`.
+        """
 
         def one(weights: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
             slope = self(weights, state[None])[0]

@@ -152,9 +152,9 @@ class _Slopes:
 
 
 class _Cut(NamedTuple):
-    """Stretches of trajectories: `observed` is `[length + 1, S N, dim]`, `places` `[S, length + 1]`.
+    """S stretches of each trajectory: what was `observed`, `[length + 1, S N, dim]`, and when.
 
-    `times` begin at 0, `[length + 1]` or `[S N, length + 1]`.
+    `places` are `[S, length + 1]`; `times` begin at 0, `[length + 1]` or `[S N, length + 1]`.
     """
 
     observed: Tensor

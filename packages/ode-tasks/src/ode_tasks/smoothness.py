@@ -66,7 +66,8 @@ class Differences:
 
     @staticmethod
     def _row(stencil: Tensor, values: Tensor) -> Tensor:
-        return torch.tensordot(stencil, values.unflatten(0, (len(stencil), -1)), 1)
+        rows: Tensor = torch.tensordot(stencil, values.unflatten(0, (len(stencil), -1)), 1)
+        return rows
 
 
 def first_strengths(like: Tensor) -> Tensor:
