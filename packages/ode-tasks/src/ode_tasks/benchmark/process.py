@@ -14,13 +14,14 @@ from uuid import uuid4
 
 from ode_tasks.benchmark.cell import CRASHED, OOM, TIMEOUT
 from ode_tasks.benchmark.limits import GIB, resident
-from ode_tasks.benchmark.serving import WHERE, Check, Duty, serve
+from ode_tasks.benchmark.serving import WHERE, WORK, Check, Duty, serve
 from ode_tasks.benchmark.store import OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from ode_core.records import ExecutorRecord
     from ode_tasks.benchmark.cell import Cell
     from ode_tasks.benchmark.limits import Limits
     from ode_tasks.benchmark.store import Store
@@ -49,7 +50,13 @@ class State(enum.Enum):
 class WorkerProcess:
     """The watcher's side of a worker: one cell at a time, a deadline for each answer."""
 
-    def __init__(self, store: Store, parts: Sequence[tuple[str, str]], limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        parts: Sequence[tuple[str, str]],
+        limits: Limits,
+        work: ExecutorRecord = WORK,
+    ) -> None:
         # Spawned, not forked: a fork would share locks, threads and CUDA with this process.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -63,7 +70,7 @@ class WorkerProcess:
         self._log = store.temporary / f"worker-{uuid4().hex[:12]}.txt"
         self._words = self._log
         self._before = 0
-        duty = Duty(store, parts, limits, self._log)
+        duty = Duty(work, store, parts, limits, self._log)
         self._process = context.Process(target=serve, args=(theirs, duty))
         self._process.start()
         theirs.close()  # only the worker holds it now, so its end is the pipe's end
