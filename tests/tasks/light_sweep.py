@@ -34,6 +34,30 @@ class LightExecutor(LocalExecutor):
     work = ExecutorRecord("light", "tests.tasks.light_sweep:LightWork", "x", package="ode-tasks")
 
 
+class DyingWork(LightWork):
+    """Every cell costs its worker; a small calculation goes well, or not."""
+
+    answer = ""
+
+    def check(self):
+        return self.answer
+
+    def run(self, cell, store):
+        os._exit(1)
+
+
+class BrokenWork(DyingWork):
+    answer = "it took 9 s"
+
+
+class DyingExecutor(LocalExecutor):
+    work = ExecutorRecord("dying", "tests.tasks.light_sweep:DyingWork", "x", package="ode-tasks")
+
+
+class BrokenExecutor(LocalExecutor):
+    work = ExecutorRecord("broken", "tests.tasks.light_sweep:BrokenWork", "x", package="ode-tasks")
+
+
 def main(out, count):
     store = Store(Path(out))
     store.prepare()

@@ -33,6 +33,8 @@ CHECK_SECONDS = 20.0
 """How long the small calculation of a check may take."""
 
 _WHERE_SECONDS = 0.2
+# Between the end of a dying process's pipe and its own.
+_ENDING_SECONDS = 1.0
 # Whoever kills a whole job or session comes to its watcher right after its workers.
 _KILLED_TOO_SECONDS = 0.5
 
@@ -162,6 +164,9 @@ class WorkerProcess:
         large = late and self._too_large()
         if late and not large:
             self._ask_where()
+        elif not late:
+            self._process.join(_ENDING_SECONDS)
+        deaf = not late and self._process.is_alive()
         self._process.kill()
         self._process.join()
         words = last_words(self._words)
@@ -169,6 +174,9 @@ class WorkerProcess:
             return OOM, f"more than {self._limits.memory / GIB:.3g} GiB" + (words and f"; {words}")
         if late:
             return TIMEOUT, f"no result within {self._limit:g} s" + (words and f"; {words}")
+        if deaf:
+            how = "the worker process closed its connection and went on"
+            return CRASHED, how + (words and f"; {words}")
         code = self._process.exitcode or 0
         if code == -signal.SIGKILL:
             time.sleep(_KILLED_TOO_SECONDS)
