@@ -46,6 +46,20 @@ class DyingWork(LightWork):
         os._exit(1)
 
 
+class DeafWork(LightWork):
+    """The first cell closes all that its process has open, and stays."""
+
+    def run(self, cell, store):
+        if cell.seed == 0:
+            os.closerange(3, 1000)
+            time.sleep(600)
+        super().run(cell, store)
+
+
+class DeafExecutor(LocalExecutor):
+    work = ExecutorRecord("deaf", "tests.tasks.light_sweep:DeafWork", "x", package="ode-tasks")
+
+
 class BrokenWork(DyingWork):
     answer = "it took 9 s"
 

@@ -251,6 +251,16 @@ def test_where_a_small_calculation_goes_well_the_cells_are_to_blame(light):
     assert len(store.table().rows) == len(cells)
 
 
+def test_a_process_that_closes_its_pipe_and_stays_is_ended(light, monkeypatch, tmp_path):
+    monkeypatch.setenv("LIGHT_LOG", str(tmp_path / "log"))
+    store, cells = light
+    executor = light_sweep.DeafExecutor(workers=1, seconds=30.0)
+    rows = {row["seed"]: row for row in executor.run(cells, store)}
+    assert [rows[seed]["status"] for seed in range(5)] == ["crashed"] + ["ok"] * 4
+    assert rows[0]["reason"] == "the worker process closed its connection and went on"
+    assert rows[0]["seconds"] < 25
+
+
 def test_a_sweep_in_which_nothing_ever_ends_well_is_given_up(light, monkeypatch):
     store, cells = light
     monkeypatch.setattr(guard, "HOPELESS", 4)

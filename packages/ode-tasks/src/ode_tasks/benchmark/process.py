@@ -33,6 +33,7 @@ CHECK_SECONDS = 20.0
 """How long the small calculation of a check may take."""
 
 _WHERE_SECONDS = 0.2
+_GLANCE_SECONDS = 0.01
 # Between the end of a dying process's pipe and its own.
 _ENDING_SECONDS = 1.0
 # Whoever kills a whole job or session comes to its watcher right after its workers.
@@ -165,7 +166,7 @@ class WorkerProcess:
         if late and not large:
             self._ask_where()
         elif not late:
-            self._process.join(_ENDING_SECONDS)
+            self._ends_within(_ENDING_SECONDS)
         deaf = not late and self._process.is_alive()
         self._process.kill()
         self._process.join()
@@ -187,6 +188,12 @@ class WorkerProcess:
             how += " (short of memory, perhaps)" if -code == signal.SIGKILL else ""
         return CRASHED, f"the worker process {how}" + (words and f"; {words}")
 
+    def _ends_within(self, seconds: float) -> None:
+        # A join with a limit waits without one where the process has closed its descriptors.
+        end = time.monotonic() + seconds
+        while self._process.is_alive() and time.monotonic() < end:
+            time.sleep(_GLANCE_SECONDS)
+
     def _ask_where(self) -> None:
         """Have a worker that is out of time write down where it is.
 
@@ -197,7 +204,7 @@ class WorkerProcess:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, WHERE)
-        self._process.join(_WHERE_SECONDS)
+        self._ends_within(_WHERE_SECONDS)
 
 
 def last_words(path: Path) -> str:
