@@ -22,6 +22,15 @@ BAD = {
 }
 
 
+def _hungry():
+    kept = []
+    while True:
+        kept.append(bytearray(10**8))
+
+
+BAD["fake_hungry"] = _hungry
+
+
 class FakeTask:
     def run(self, config, progress):
         with Path(os.environ["FAKE_LOG"]).open("a") as log:

@@ -13,14 +13,19 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.tasks import light_sweep
 
 from ode_core import ArgumentError
 from ode_core.cli import main
+from ode_tasks.benchmark import guard
 from ode_tasks.benchmark.executor import LocalExecutor
+from ode_tasks.benchmark.guard import MachineError
+from ode_tasks.benchmark.limits import Limits
 from ode_tasks.benchmark.plan import Selection, plan
 from ode_tasks.benchmark.process import last_words
 from ode_tasks.benchmark.store import Store
 from ode_tasks.benchmark.sweep import StartError
+from ode_tasks.benchmark.worker import Work
 
 
 def lines(log):
@@ -38,13 +43,14 @@ def stored(out):
 
 
 def test_a_cell_that_fails_in_any_way_is_a_row_and_costs_only_itself(fakes, tmp_path):
-    bad = ("fake_raises", "fake_leaves", "fake_exits", "fake_killed")
+    bad = ("fake_raises", "fake_leaves", "fake_exits", "fake_killed", "fake_hungry")
     solvers = ["fake_a", *bad, "fake_c_loop", "fake_b"]
     items = plan(Selection(tasks=["fake_task"], solvers=solvers))
     cells = [p.cell for p in items if p.cell.task]
     store = Store(tmp_path / "out")
     store.prepare()
-    yielded = {r["solver"]: r for r in LocalExecutor(workers=2, seconds=2.0).run(cells, store)}
+    executor = LocalExecutor(workers=2, seconds=4.0, memory=1.0)
+    yielded = {r["solver"]: r for r in executor.run(cells, store)}
 
     assert {solver: row["status"] for solver, row in yielded.items()} == {
         "fake_a": "ok",
@@ -53,6 +59,7 @@ def test_a_cell_that_fails_in_any_way_is_a_row_and_costs_only_itself(fakes, tmp_
         "fake_leaves": "failed",
         "fake_exits": "crashed",
         "fake_killed": "crashed",
+        "fake_hungry": "oom",
         "fake_c_loop": "timeout",
     }
     reasons = {solver: row["reason"] for solver, row in yielded.items()}
@@ -60,11 +67,13 @@ def test_a_cell_that_fails_in_any_way_is_a_row_and_costs_only_itself(fakes, tmp_
     assert "exit status 0" in reasons["fake_exits"]
     assert "its last words: computing" in reasons["fake_exits"]
     assert "SIGKILL" in reasons["fake_killed"]
-    assert reasons["fake_c_loop"].startswith("no result within 2 s; it was in <lambda>")
+    assert reasons["fake_hungry"].startswith("more than 1 GiB; MemoryError")
+    assert reasons["fake_c_loop"].startswith("no result within 4 s; it was in <lambda>")
     assert not any("\n" in reason for reason in reasons.values())
 
     assert {key[1]: row for key, row in stored(tmp_path / "out").items()} == yielded
     assert sorted(runs(fakes)) == sorted(("fake_task", solver) for solver in solvers)
+    assert executor.lost == 3
     assert multiprocessing.active_children() == []
     assert list(store.temporary.iterdir()) == []
     traceback = (
@@ -117,6 +126,11 @@ def test_nothing_succeeded_is_status_1(fakes, tmp_path):
         (["--data", "fake_data=/tmp", "--tasks", "fake_task"], "has no effect"),
         (["--executor", "loca"], "local"),
         (["--seconds", "0"], "0"),
+        (["--memory", "-1"], "memory"),
+        (["--tolerances", "1e-3,x"], "'x' is none"),
+        (["--where", "order = 4"], "equality is =="),
+        (["--executor-set", "partition=x"], "no options of its own"),
+        (["--executor", "submitit", "--executor-set", "cells=x"], "cells is a whole number"),
         (["--preset", "huge"], "smoke"),
     ],
 )
@@ -208,6 +222,55 @@ def test_a_machine_where_no_worker_starts_is_one_sentence(tmp_path, monkeypatch)
     with pytest.raises(StartError, match="half installed"):
         list(LocalExecutor(workers=1).run([p.cell for p in items if p.cell.task], store))
     assert stored(tmp_path / "out") == {}
+
+
+@pytest.fixture
+def light(tmp_path, monkeypatch):
+    """A store, and cells of workers that need no torch; three lost in a row are suspicious."""
+    monkeypatch.setattr(guard, "SUSPICIOUS", 3)
+    store = Store(tmp_path / "out")
+    store.prepare()
+    return store, light_sweep.cells(5)
+
+
+def test_where_a_small_calculation_fails_too_the_sweep_stops_and_takes_its_losses_back(light):
+    store, cells = light
+    seen = []
+    with pytest.raises(MachineError, match=r"it took 9 s.*it is the machine") as caught:
+        seen.extend(light_sweep.BrokenExecutor(workers=1).run(cells, store))
+    assert "\n" not in str(caught.value)
+    assert [row["status"] for row in seen] == ["crashed"] * 3
+    assert store.table().rows == []
+    assert list(store.claims.glob("*.json")) == []
+
+
+def test_where_a_small_calculation_goes_well_the_cells_are_to_blame(light):
+    store, cells = light
+    rows = list(light_sweep.DyingExecutor(workers=1).run(cells, store))
+    assert [row["status"] for row in rows] == ["crashed"] * len(cells)
+    assert len(store.table().rows) == len(cells)
+
+
+def test_a_process_that_closes_its_pipe_and_stays_is_ended(light, monkeypatch, tmp_path):
+    monkeypatch.setenv("LIGHT_LOG", str(tmp_path / "log"))
+    store, cells = light
+    executor = light_sweep.DeafExecutor(workers=1, seconds=30.0)
+    rows = {row["seed"]: row for row in executor.run(cells, store)}
+    assert [rows[seed]["status"] for seed in range(5)] == ["crashed"] + ["ok"] * 4
+    assert rows[0]["reason"] == "the worker process closed its connection and went on"
+    assert rows[0]["seconds"] < 25
+
+
+def test_a_sweep_in_which_nothing_ever_ends_well_is_given_up(light, monkeypatch):
+    store, cells = light
+    monkeypatch.setattr(guard, "HOPELESS", 4)
+    with pytest.raises(MachineError, match="each of the 4 cells so far"):
+        list(light_sweep.DyingExecutor(workers=1).run(cells, store))
+    assert store.table().rows == []
+
+
+def test_a_check_is_a_small_calculation():
+    assert Work([], Limits(1.0)).check() == ""
 
 
 def test_an_executor_refuses_what_it_cannot_do():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ode_core.errors import ArgumentError
 from ode_tasks.benchmark.limits import GIB, Limits
+from ode_tasks.benchmark.serving import WORK
 from ode_tasks.benchmark.sweep import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
+    from ode_core.records import ExecutorRecord
     from ode_tasks.benchmark.cell import Cell, Row
     from ode_tasks.benchmark.store import Store
 
@@ -41,6 +43,8 @@ class LocalExecutor:
     at any moment and in any way, takes nothing with it but the cell that it was running.
     """
 
+    work: ClassVar[ExecutorRecord] = WORK
+
     def __init__(self, workers: int = 0, seconds: float = 8.0, memory: float = 0.0) -> None:
         if workers < 0:
             raise ArgumentError(
@@ -57,7 +61,7 @@ class LocalExecutor:
         A cell's clock starts when a worker that has finished its imports is given the cell. The
         workers end with the thread that iterates.
         """
-        sweep = Sweep(cells, store, self.limits, self.workers)
+        sweep = Sweep(cells, store, self.limits, self.workers, self.work)
         try:
             yield from sweep.rows()
         finally:

@@ -14,13 +14,14 @@ from uuid import uuid4
 
 from ode_tasks.benchmark.cell import CRASHED, OOM, TIMEOUT
 from ode_tasks.benchmark.limits import GIB, resident
-from ode_tasks.benchmark.serving import WHERE, Check, Duty, serve
+from ode_tasks.benchmark.serving import WHERE, WORK, Check, Duty, serve
 from ode_tasks.benchmark.store import OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from ode_core.records import ExecutorRecord
     from ode_tasks.benchmark.cell import Cell
     from ode_tasks.benchmark.limits import Limits
     from ode_tasks.benchmark.store import Store
@@ -32,6 +33,9 @@ CHECK_SECONDS = 20.0
 """How long the small calculation of a check may take."""
 
 _WHERE_SECONDS = 0.2
+_GLANCE_SECONDS = 0.01
+# Between the end of a dying process's pipe and its own.
+_ENDING_SECONDS = 1.0
 # Whoever kills a whole job or session comes to its watcher right after its workers.
 _KILLED_TOO_SECONDS = 0.5
 
@@ -49,7 +53,13 @@ class State(enum.Enum):
 class WorkerProcess:
     """The watcher's side of a worker: one cell at a time, a deadline for each answer."""
 
-    def __init__(self, store: Store, parts: Sequence[tuple[str, str]], limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        parts: Sequence[tuple[str, str]],
+        limits: Limits,
+        work: ExecutorRecord = WORK,
+    ) -> None:
         # Spawned, not forked: a fork would share locks, threads and CUDA with this process.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -63,7 +73,7 @@ class WorkerProcess:
         self._log = store.temporary / f"worker-{uuid4().hex[:12]}.txt"
         self._words = self._log
         self._before = 0
-        duty = Duty(store, parts, limits, self._log)
+        duty = Duty(work, store, parts, limits, self._log)
         self._process = context.Process(target=serve, args=(theirs, duty))
         self._process.start()
         theirs.close()  # only the worker holds it now, so its end is the pipe's end
@@ -155,6 +165,9 @@ class WorkerProcess:
         large = late and self._too_large()
         if late and not large:
             self._ask_where()
+        elif not late:
+            self._ends_within(_ENDING_SECONDS)
+        deaf = not late and self._process.is_alive()
         self._process.kill()
         self._process.join()
         words = last_words(self._words)
@@ -162,6 +175,9 @@ class WorkerProcess:
             return OOM, f"more than {self._limits.memory / GIB:.3g} GiB" + (words and f"; {words}")
         if late:
             return TIMEOUT, f"no result within {self._limit:g} s" + (words and f"; {words}")
+        if deaf:
+            how = "the worker process closed its connection and went on"
+            return CRASHED, how + (words and f"; {words}")
         code = self._process.exitcode or 0
         if code == -signal.SIGKILL:
             time.sleep(_KILLED_TOO_SECONDS)
@@ -171,6 +187,12 @@ class WorkerProcess:
             how = f"was killed by {signal.Signals(-code).name}"
             how += " (short of memory, perhaps)" if -code == signal.SIGKILL else ""
         return CRASHED, f"the worker process {how}" + (words and f"; {words}")
+
+    def _ends_within(self, seconds: float) -> None:
+        # A join with a limit waits without one where the process has closed its descriptors.
+        end = time.monotonic() + seconds
+        while self._process.is_alive() and time.monotonic() < end:
+            time.sleep(_GLANCE_SECONDS)
 
     def _ask_where(self) -> None:
         """Have a worker that is out of time write down where it is.
@@ -182,7 +204,7 @@ class WorkerProcess:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, WHERE)
-        self._process.join(_WHERE_SECONDS)
+        self._ends_within(_WHERE_SECONDS)
 
 
 def last_words(path: Path) -> str:

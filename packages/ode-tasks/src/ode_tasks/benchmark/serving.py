@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from ode_tasks.benchmark.limits import Limits
     from ode_tasks.benchmark.store import Store
 
-# Imported in the worker alone, so that the process that plans and watches never imports torch.
-_WORK = ExecutorRecord("work", "ode_tasks.benchmark.worker:Work", "runs cells", package="ode-tasks")
+WORK = ExecutorRecord("work", "ode_tasks.benchmark.worker:Work", "runs cells", package="ode-tasks")
+"""What runs cells: made once in each worker, and imported there alone, so that the process that
+plans and watches never imports torch."""
 
 WHERE = getattr(signal, "SIGUSR1", 0)
 """The signal that asks a worker where it is; Windows has none to spare."""
@@ -45,8 +46,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Duty:
-    """What a worker is there for: the parts that its cells need, their limits, and its log."""
+    """What a worker is there for: what runs its cells, the parts they need, limits and a log."""
 
+    work: ExecutorRecord
     store: Store
     parts: Sequence[tuple[str, str]]
     limits: Limits
@@ -70,7 +72,7 @@ def serve(requests: Connection, duty: Duty) -> None:
         faulthandler.register(WHERE, all_threads=False)
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     try:
-        work = load_target(_WORK)(duty.parts, duty.limits)
+        work = load_target(duty.work)(duty.parts, duty.limits)
     except OdeError as error:
         requests.send(str(error))
         return

@@ -13,10 +13,12 @@ from ode_tasks.benchmark.claims import Claims
 from ode_tasks.benchmark.conditions import conditions
 from ode_tasks.benchmark.guard import Guard, MachineError
 from ode_tasks.benchmark.process import State, WorkerProcess
+from ode_tasks.benchmark.serving import WORK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ode_core.records import ExecutorRecord
     from ode_tasks.benchmark.cell import Cell, Row
     from ode_tasks.benchmark.limits import Limits
     from ode_tasks.benchmark.store import Store
@@ -35,10 +37,18 @@ class StartError(OdeError):
 class Sweep:
     """The cells still to run, those that another sweep is at, and the workers."""
 
-    def __init__(self, cells: Sequence[Cell], store: Store, limits: Limits, workers: int) -> None:
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        store: Store,
+        limits: Limits,
+        workers: int,
+        work: ExecutorRecord = WORK,
+    ) -> None:
         self.lost = 0
         self._store = store
         self._limits = limits
+        self._work = work
         self._workers = workers
         self._todo = deque(cells)
         self._elsewhere: list[Cell] = []
@@ -77,7 +87,7 @@ class Sweep:
 
     def _hire(self) -> None:
         while len(self._crew) < min(self._workers, self._busy + len(self._todo)):
-            self._crew.append(WorkerProcess(self._store, self._parts, self._limits))
+            self._crew.append(WorkerProcess(self._store, self._parts, self._limits, self._work))
 
     def _give(self) -> None:
         if self._guard.doubtful:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from ode_core.protocols import RunConfig
     from ode_tasks.gradients.probe import Probe
 
-MOST_ROUNDS = 15
+# Of a cell that is run for its times, and of others.
+_ROUNDS_ALONE, _ROUNDS = 25, 7
 _LEAST_ROUNDS = 3
 # A measurement shorter than this is lost in the clock.
 _SHORTEST = 0.01
@@ -38,7 +39,7 @@ _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchroniz
 Columns = dict[str, Any]
 
 
-def timed_step(config: RunConfig, budget: float) -> Columns:
+def timed_step(config: RunConfig, budget: float, *, alone: bool = False) -> Columns:
     """Return columns on one training step of the config's model on a batch of its task.
 
     `step_seconds` and `forward_seconds` are medians over rounds, with `_low` and `_high` of a 95 %
@@ -47,7 +48,8 @@ def timed_step(config: RunConfig, budget: float) -> Columns:
     `direct`: rows of one task can be compared through it whatever the machine did meanwhile.
     `first_seconds` is the very first step, which no other figure has in it. All of it takes about
     `budget` seconds; where a step is so slow that no round fits, its one time stands without an
-    interval. A task without `probe` gives no columns.
+    interval. There are more rounds where the cell is `alone` on the machine for its times. A task
+    without `probe` gives no columns.
     """
     task = tasks.create(config.task)
     if not hasattr(task, "probe"):
@@ -65,7 +67,8 @@ def timed_step(config: RunConfig, budget: float) -> Columns:
         steps["yardstick"] = _Step(_yardstick(config), probe)
     calls: dict[str, Callable[[], Any]] = {**steps, "forward": steps["step"].forward}
     with seeded(config.seed):
-        rounds = _rounds(calls, clock, start + budget)
+        most = _ROUNDS_ALONE if alone else _ROUNDS
+        rounds = _rounds(calls, clock, most, start + budget)
         cuda = _cuda(steps["step"]) if config.device.startswith("cuda") else {}
     return columns | _summary(rounds) | cuda
 
@@ -121,7 +124,7 @@ def _yardstick(config: RunConfig) -> RunConfig:
 
 
 def _rounds(
-    calls: dict[str, Callable[[], Any]], clock: Clock, end: float
+    calls: dict[str, Callable[[], Any]], clock: Clock, most: int, end: float
 ) -> dict[str, list[float]]:
     """Return the times of all calls, taken in turn; whoever begins a round ends the next."""
     warm = {name: clock.seconds(call) for name, call in calls.items()}
@@ -131,7 +134,7 @@ def _rounds(
     running = gc.isenabled()
     gc.disable()
     try:
-        for number in range(MOST_ROUNDS):
+        for number in range(most):
             if number >= _LEAST_ROUNDS and perf_counter() > end:
                 break
             for name in names:

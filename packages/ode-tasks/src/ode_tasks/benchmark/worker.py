@@ -106,7 +106,7 @@ class Work:
         budget = min(most, affordable(row, left))
         # What was trained is a result, whether or not its step can be timed.
         with Attempt() as attempt:
-            row |= timed_step(config, budget) if budget else {}
+            row |= timed_step(config, budget, alone=bool(cell.machine)) if budget else {}
         if attempt.error is not None:
             traceback.print_exception(attempt.error)
             row["untimed"] = _sentence(attempt.error, 0)
