@@ -22,6 +22,7 @@ CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 PINS = dict(re.findall(r"^(\S+?)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
 TEST_NEEDS = (
     "pytest", "pytest-xdist", "hypothesis", "scipy", "hatchling", "triton", "tensorboard", "copier",
+    "playwright",
 )  # fmt: skip
 WHEEL = ("python", "-m", "build", "--wheel", "-o")
 # A plugin of each kind: what it is called, and what comes after `ode new-`.

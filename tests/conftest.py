@@ -21,6 +21,8 @@ ALLOWED_SKIPS = {
     "needs the shared data folder": "real CIFAR-10 and glucose data are no part of the project",
     "needs a CUDA device": "no GPU on this machine",
     "needs a C compiler": "torch makes the sums where there is none",
+    "needs a Chromium browser": "apt-get install chromium; the page is tested in one",
+    "needs Playwright": "the tests' environment has it",
 }
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
