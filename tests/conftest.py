@@ -23,6 +23,8 @@ ALLOWED_SKIPS = {
     "needs a C compiler": "torch makes the sums where there is none",
     "needs Chromium": "pages are looked at in a browser where there is one",
     "needs slurm-wlm and munge": "Debian's packages, which .ci/run installs where it is root",
+    "needs a Chromium browser": "apt-get install chromium; the page is tested in one",
+    "needs Playwright": "the tests' environment has it",
 }
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
