@@ -94,13 +94,12 @@ def benchmark(
         machine=machine_id() if timed else "",
     )
     limit = SECONDS[preset] if seconds is None else seconds
-    workers = 1 if timed and not workers else workers
+    workers = workers or int(timed)
     try:
         planned = plan(selection)
+        common = {"workers": workers, "seconds": limit, "memory": memory}
         own = executor_options(executor, executor_set or [])
-        how = registry.executors.create(
-            executor, workers=workers, seconds=limit, memory=memory, **own
-        )
+        how = registry.executors.create(executor, **common, **own)
     except (UnknownNameError, ArgumentError) as error:
         raise typer.BadParameter(str(error)) from None
     store = Store(out)
@@ -108,8 +107,7 @@ def benchmark(
         _show_plan(planned, store, how, output)
         return
     store.prepare()
-    if rerun is not Rerun.none:
-        _forget(planned, store, rerun)
+    _forget(planned, store, rerun)
     rows = _run(planned, store, how, output)
     show(rows, output)
     load_target(_REPORT)(out, output)
@@ -171,6 +169,8 @@ def _show_plan(planned: Sequence[Planned], store: Store, how: Any, output: Outpu
 
 
 def _forget(planned: Sequence[Planned], store: Store, rerun: Rerun) -> None:
+    if rerun is Rerun.none:
+        return
     statuses = {row["cell"]: row["status"] for row in store.table(("cell", "status")).rows}
     for item in planned:
         status = statuses.get(item.cell.key)
