@@ -34,6 +34,11 @@ LONG_SIGNATURES = {
     ("adjoint.py", "odeint_adjoint"),
     ("block.py", "__init__"),
     ("fit.py", "fit"),
+    # A model takes the options of a solve beside its own.
+    ("anode.py", "__init__"),
+    ("cnf.py", "__init__"),
+    ("neural_cde.py", "__init__"),
+    ("odenet.py", "__init__"),
 }
 # A Triton program has no objects to group its arguments in.
 PROGRAMS = "programs.py"
