@@ -31,14 +31,14 @@ LOST = {
 }
 
 
-def make(folder: Path, count: int) -> None:
-    """Write so many cells, one in twenty of them without an outcome."""
+def make(folder: Path, count: int, tasks: int = len(TASKS)) -> None:
+    """Write so many cells of so many tasks, one cell in twenty without an outcome."""
     chance = random.Random(1)
-    alike = list(itertools.product(TOLERANCES, GRADIENTS, SOLVERS, TASKS))
+    alike = list(itertools.product(TOLERANCES, GRADIENTS, SOLVERS, list(TASKS)[-tasks:]))
     for number in range(count):
         row = _row(chance, number, number // len(alike), *alike[number % len(alike)])
         path = folder / "cells" / row["task"] / f"{row['cell']}.json"
-        if number < len(TASKS):
+        if number < tasks:
             path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(row, indent=1))
         if row["status"] in ("timeout", "crashed"):

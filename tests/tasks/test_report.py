@@ -20,7 +20,8 @@ from ode_core.console import Output
 from ode_tasks import report
 from ode_tasks.benchmark.cell import Cell
 from ode_tasks.benchmark.store import Store
-from ode_tasks.report.rows import COLUMNS, histories, read, table
+from ode_tasks.report.rows import read
+from ode_tasks.report.tables import COLUMNS, histories, table
 
 QUIET = Output(quiet=True)
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ode_tasks.benchmark.store import OUTPUT
-from ode_tasks.report.rows import Result, command, scientific
+from ode_tasks.report.rows import Result, scientific
+from ode_tasks.report.tables import command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -131,8 +133,7 @@ def pieces(results: Sequence[Result], directory: Path) -> list[str]:
 
 def _whole(result: Result, directory: Path) -> str:
     beside = {"command": command(result.row), "source": result.source.as_posix()}
-    if result.folder.is_relative_to(directory):
-        beside["folder"] = result.folder.relative_to(directory).as_posix()
+    beside["folder"] = os.path.relpath(result.folder, directory)
     if not result.ok:
         beside["output"] = _output(result.folder / OUTPUT)
     head = json.dumps({"row": result.row, **beside}, separators=(",", ":"), default=str)

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from ode_tasks.report import curves
 from ode_tasks.report.curves import BANDS
@@ -88,10 +88,10 @@ def _scale(axes: Axes, axis: Axis, ticks: Any, limits: tuple[float, float]) -> N
     if axis.log:
         (axes.set_xscale if ticks is axes.xaxis else axes.set_yscale)("log")
         low, high = (axes.get_xlim if ticks is axes.xaxis else axes.get_ylim)()
-        if high < _FEW_DECADES * low:
-            ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
-            ticks.set_minor_formatter(NullFormatter())
+        subs = (1.0, 2.0, 5.0) if high < _FEW_DECADES * low else (1.0,)
+        ticks.set_major_locator(LogLocator(subs=subs))
+        ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ticks.set_minor_locator(NullLocator())
     elif axis.label == "epoch":
         axes.set_xlim(min(0.5, limits[0]), limits[1])
         ticks.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

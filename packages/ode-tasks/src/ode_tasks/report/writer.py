@@ -14,8 +14,9 @@ from ode_tasks.report.charts import charts
 from ode_tasks.report.groups import sets
 from ode_tasks.report.page import page
 from ode_tasks.report.plots import draw
-from ode_tasks.report.rows import histories, read, table
+from ode_tasks.report.rows import read
 from ode_tasks.report.sections import sections
+from ode_tasks.report.tables import histories, table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,9 +25,11 @@ class Scatter {
     this.listen();
   }
 
+  // The points follow the table by a moment, so that typing never waits for them.
   show(rows) {
     this.rows = rows;
-    this.draw();
+    clearTimeout(this.later);
+    this.later = setTimeout(() => this.draw(), rows.length > 5000 ? 120 : 0);
   }
 
   axis(id) {
@@ -56,8 +58,7 @@ class Scatter {
   }
 
   place(xs, ys, width, height) {
-    const whole = (numbers) => this.rows.filter((row) => !Number.isNaN(numbers[row])).map((row) => row);
-    const both = whole(xs).filter((row) => !Number.isNaN(ys[row]));
+    const both = this.rows.filter((row) => !Number.isNaN(xs[row]) && !Number.isNaN(ys[row]));
     const values = (numbers) => Float64Array.from(both, (row) => numbers[row]);
     this.x = scaleOf(values(xs));
     this.y = scaleOf(values(ys));

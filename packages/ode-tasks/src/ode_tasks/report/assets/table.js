@@ -69,6 +69,9 @@ class Table {
     const inSight = Math.ceil(this.frame.clientHeight / height) + 1;
     const first = from ?? (this.printing ? 0 : Math.max(0, Math.floor(this.frame.scrollTop / height) - OVERSCAN));
     const last = to ?? Math.min(count, this.printing ? PRINTED : first + inSight + 2 * OVERSCAN);
+    // Before rows go, or the frame would be too low for a moment and scroll back.
+    this.top.firstChild.style.height = `${this.printing ? 0 : first * height}px`;
+    this.bottom.firstChild.style.height = `${this.printing ? 0 : (count - last) * height}px`;
     for (const [place, row] of this.drawn) {
       if (place < first || place >= last) {
         row.remove();
@@ -85,8 +88,6 @@ class Table {
       }
       next = row;
     }
-    this.top.firstChild.style.height = `${this.printing ? 0 : first * height}px`;
-    this.bottom.firstChild.style.height = `${this.printing ? 0 : (count - last) * height}px`;
   }
 
   row(place) {
