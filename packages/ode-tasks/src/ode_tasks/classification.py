@@ -148,7 +148,7 @@ def classify(
         **solving(config, settings),
         **_outcome(trained),
         "solver_error": measure.solver_error(model, few),
-        "work_precision": work_precision.of_model(model, few),
+        "work_precision": work_precision.of_model(model, work_precision.how(config, settings), few),
         **measure.memory_columns(model, twin, loss, inputs=(images, labels)),
         **gradient_columns(model, twin, loss),
         **size_columns(model, images[:_ERROR_IMAGES]),

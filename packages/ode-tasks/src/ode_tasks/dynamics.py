@@ -113,30 +113,25 @@ def recover(
     twin = direct_twin(config, settings, model, **size)
     memory = measure.memory_columns(model, twin, lambda net: loss(net, batch), inputs=batch)
     errors = _errors(system, model, test, samples=settings.samples, out=config.out)
-    used = solving(config, settings)
     return {
-        **used,
+        **solving(config, settings),
         "loss": errors["trajectory_error"] ** 2,
         "score": errors["trajectory_error"],
         "score_name": "trajectory_error",
         "higher_is_better": False,
         **errors,
-        "work_precision": _ladder(system, inside, used),
+        # The true system is the same problem for every solver.
+        "work_precision": work_precision.of_system(
+            system.field,
+            inside.states[0],
+            [float(inside.times[0]), float(inside.times[-1])],
+            work_precision.how(config, settings),
+        ),
         **trained.columns(),
         "shooting_loss": fitted,
         **memory,
         "history": trained.history,
     }
-
-
-def _ladder(system: System, test: Trajectories, used: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the work-precision ladder of the true system, the same problem for every solver."""
-    if used["solver"] is None:
-        return []
-    dt = used["dt"] if used["rtol"] is None else None  # beside tolerances it is the first step only
-    how = work_precision.How(used["solver"], used["gradient"], dt)
-    ends = [float(test.times[0]), float(test.times[-1])]
-    return work_precision.of_system(system.field, test.states[0], ends, how)
 
 
 def _shooting(config: RunConfig, settings: DynamicsSettings) -> Shooting:

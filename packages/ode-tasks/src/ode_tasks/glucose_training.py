@@ -82,7 +82,9 @@ def learn(
     columns = {
         **trained.columns(),
         "solver_error": measure.solver_error(model, *inputs(few)),
-        "work_precision": work_precision.of_model(model, *inputs(few)),
+        "work_precision": work_precision.of_model(
+            model, work_precision.how(config, settings), *inputs(few)
+        ),
         **measure.memory_columns(model, twin, lambda net: loss(net, batch), batch),
         "history": trained.history,
     }

@@ -186,12 +186,12 @@ def build(config: RunConfig, settings: Settings, **options: Any) -> nn.Module:
     """
     used = solving(config, settings)
     if models[config.model].solves:
-        options |= used | {"solver": _solver(config.solver)}
+        options |= used | {"solver": solver_of(config.solver)}
     model: nn.Module = models.create(config.model, **options)
     return model
 
 
-def _solver(name: str) -> Any:
+def solver_of(name: str) -> Any:
     """Return what a model is given as its solver.
 
     Its samples know nothing of each other, and an implicit solver that can make use of that should.

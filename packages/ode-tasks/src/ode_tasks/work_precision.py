@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from ode_core.api import solve
 from ode_core.errors import SolveError
 from ode_tasks import measure
+from ode_tasks.settings import solver_of, solving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ode_core.protocols import GradientMethod, Solver
+    from ode_core.protocols import GradientMethod, RunConfig, Solver
+    from ode_tasks.settings import Settings
 
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 _FACTORS = (1, 2, 4, 8, 16)
@@ -45,15 +47,27 @@ class How(NamedTuple):
     dt: float | None
 
 
+def how(config: RunConfig, settings: Settings) -> How | None:
+    """Return how a run solves, None for a model that solves nothing; raises what `check` raises."""
+    used = solving(config, settings)
+    if used["solver"] is None:
+        return None
+    # Beside tolerances a step is the first one only.
+    dt = used["dt"] if used["rtol"] is None else None
+    return How(solver_of(used["solver"]), used["gradient"], dt)
+
+
 def of_system(
-    field: Callable[[Tensor, Tensor], Tensor], y0: Tensor, t: Sequence[float], how: How
+    field: Callable[[Tensor, Tensor], Tensor], y0: Tensor, t: Sequence[float], how: How | None
 ) -> list[dict[str, Any]]:
-    """Return the ladder of a known field from `y0`, `[B, ...]`, over the times."""
+    """Return the ladder of a known field from `y0`, `[B, ...]`, over the times; none for None."""
+    if how is None:
+        return []
     y0 = y0.double()
     return ladder([Work(field, y0, t, measure.reference(field, y0, t))], how)
 
 
-def of_model(model: nn.Module, *inputs: Any) -> list[dict[str, Any]]:
+def of_model(model: nn.Module, how: How | None, *inputs: Any) -> list[dict[str, Any]]:
     """Return the ladder of the solves that a model makes on one batch; none if it solves nothing.
 
     It is none as well where the reference cannot be finished.
@@ -63,12 +77,7 @@ def of_model(model: nn.Module, *inputs: Any) -> list[dict[str, Any]]:
         works = [_work(block, y0) for block, y0, _ in calls]
     except SolveError:
         return []
-    if not works:
-        return []
-    block: Any = calls[0][0]
-    # A step given beside tolerances is the first one only.
-    dt = block.dt if block.rtol is None else None
-    return ladder(works, How(block.solver, block.gradient, dt))
+    return ladder(works, how) if works and how is not None else []
 
 
 def _work(block: Any, y0: Tensor) -> Work:
@@ -79,7 +88,7 @@ def _work(block: Any, y0: Tensor) -> Work:
 def ladder(works: Sequence[Work], how: How) -> list[dict[str, Any]]:
     """Return a row a rung: a tolerance, or a step around `how.dt` where that is given.
 
-    A row has the relative RMS error of all works together, evaluations and accepted steps, the
+    A row has the relative RMS error of all works together, their starts left out, evaluations and accepted steps, the
     bytes that the backward pass by `how.gradient` would need, and the median seconds of `rounds`
     solves without gradients, the rungs in turn. All but the rung are None where it takes more than
     a thousand steps or breaks down. Timing ends after half a second.
@@ -122,7 +131,7 @@ def _measured(works: Sequence[Work], how: How, rung: dict[str, float]) -> dict[s
     except SolveError:
         return row
     pairs = zip(solutions, works, strict=True)
-    parts = [(s.ys.flatten(), work.exact.flatten()) for s, work in pairs]
+    parts = [(s.ys[1:].flatten(), work.exact[1:].flatten()) for s, work in pairs]
     row["error"] = measure.relative_rms(*(torch.cat([p[i] for p in parts]) for i in (0, 1)))
     row["f_calls"] = sum(int(s.stats.f_calls) for s in solutions)
     row["accepted"] = sum(int(s.stats.accepted) for s in solutions)
