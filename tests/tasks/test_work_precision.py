@@ -9,7 +9,9 @@ import torch
 from tests.tasks.test_measure import Block, Decay
 from torch import nn
 
+from ode_core.protocols import RunConfig
 from ode_tasks import work_precision
+from ode_tasks.run import Silent, execute
 from ode_tasks.work_precision import How
 
 

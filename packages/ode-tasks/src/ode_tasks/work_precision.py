@@ -88,10 +88,10 @@ def _work(block: Any, y0: Tensor) -> Work:
 def ladder(works: Sequence[Work], how: How) -> list[dict[str, Any]]:
     """Return a row a rung: a tolerance, or a step around `how.dt` where that is given.
 
-    A row has the relative RMS error of all works together, their starts left out, evaluations and accepted steps, the
-    bytes that the backward pass by `how.gradient` would need, and the median seconds of `rounds`
-    solves without gradients, the rungs in turn. All but the rung are None where it takes more than
-    a thousand steps or breaks down. Timing ends after half a second.
+    A row has the relative RMS error of all works together, their starts left out, evaluations and
+    accepted steps, the bytes that the backward pass by `how.gradient` would need, and the median
+    seconds of `rounds` solves without gradients, the rungs in turn. All but the rung are None where
+    it takes more than a thousand steps or breaks down. Timing ends after half a second.
     """
     rungs = _rungs(works[0], how.dt)
     rows = [rung | _measured(works, how, rung) for rung in rungs]
@@ -102,7 +102,7 @@ def ladder(works: Sequence[Work], how: How) -> list[dict[str, Any]]:
         for row, taken in zip(whole, times, strict=True):
             if perf_counter() - start < _MOST_SECONDS:
                 with measure.timed(works[0].y0.device) as timer, torch.no_grad():
-                    _solved(works, how, _options(row))
+                    _solved(works, how, row)
                 taken.append(timer.seconds)
     for row, taken in zip(whole, times, strict=True):
         row |= {"seconds": median(taken) if taken else None, "rounds": len(taken)}
@@ -115,10 +115,6 @@ def _rungs(work: Work, dt: float | None) -> list[dict[str, float]]:
     span = abs(float(work.t[-1]) - float(work.t[0]))
     fewest = max(1, round(span / dt) // 4)
     return [{"dt": span / (fewest * factor)} for factor in _FACTORS]
-
-
-def _options(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("rtol", "atol", "dt") if name in row}
 
 
 def _measured(works: Sequence[Work], how: How, rung: dict[str, float]) -> dict[str, Any]:
@@ -152,7 +148,7 @@ def _held(works: Sequence[Work], how: How, rung: dict[str, float]) -> int:
         )
 
 
-def _solved(works: Sequence[Work], how: How, options: dict[str, float]) -> list[Any]:
+def _solved(works: Sequence[Work], how: How, options: dict[str, Any]) -> list[Any]:
     return [
         solve(
             work.field,
@@ -161,7 +157,9 @@ def _solved(works: Sequence[Work], how: How, options: dict[str, float]) -> list[
             solver=how.solver,
             gradient=how.gradient,
             max_steps=_MOST_STEPS,
-            **options,
+            rtol=options.get("rtol"),
+            atol=options.get("atol"),
+            dt=options.get("dt"),
         )
         for work in works
     ]

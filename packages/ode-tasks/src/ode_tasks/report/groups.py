@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -119,9 +119,10 @@ def sets(results: Sequence[Result]) -> list[Set]:
         of_seeds = [Group(tuple(runs[s] for s in sorted(runs))) for runs in groups.values()]
         study = planned(task, preset)
         names = [cell.name for cell in study.cells] if study is not None else []
-        place = {name: number for number, name in enumerate(names)}
-        of_seeds.sort(key=lambda group, place=place: place.get(group.cell, len(place)))
-        made.append(Set(task, preset, tuple(of_seeds)))
+        place = dict(zip(names, range(len(names)), strict=True))
+        last = len(names)
+        ordered = sorted(of_seeds, key=partial(_place, place, last))
+        made.append(Set(task, preset, tuple(ordered)))
     return made
 
 
@@ -140,3 +141,7 @@ def _own(result: Result, known: dict[int, str]) -> tuple[str, ...]:
     if id(settings) not in known:
         known[id(settings)] = json.dumps(settings, sort_keys=True)
     return (*_key(result, _OWN), known[id(settings)])
+
+
+def _place(places: dict[str, int], last: int, group: Group) -> int:
+    return places.get(group.cell, last)

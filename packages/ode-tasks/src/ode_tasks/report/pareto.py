@@ -218,7 +218,7 @@ def charts(of_set: Set) -> list[Chart]:
 def _point(way: Way) -> Point:
     scores = way.group.values("score")
     low, high = min(scores), max(scores)
-    ends = (None, None) if low == high else (low, high)
+    ends: tuple[float | None, float | None] = (None, None) if low == high else (low, high)
     memory = "" if math.isnan(way.memory) else f", {spread([way.memory], '.3g', ' MiB')}"
     cell = str(way.group.finished[0].get("cell") or "")
-    return Point(way.seconds, way.score, *ends, cell, f"{way.label}{memory}")
+    return Point(way.seconds, way.score, ends[0], ends[1], cell, f"{way.label}{memory}")
