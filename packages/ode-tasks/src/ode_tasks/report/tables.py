@@ -88,27 +88,25 @@ def histories(results: Sequence[Result]) -> pd.DataFrame:
         epochs = result.get("history") or ()
         counts.append(len(epochs))
         for epoch in epochs:
-            for name, value in epoch.items():
-                column = own.setdefault(name, [])
-                if len(column) < length:
-                    column.extend([None] * (length - len(column)))
-                column.append(None if isinstance(value, list | dict) else value)
+            if epoch.keys() != own.keys():  # hardly ever: all runs of a task keep the same
+                for name in epoch.keys() - own.keys():
+                    own[name] = [None] * length
+            for name, column in own.items():
+                column.append(epoch.get(name))
             length += 1
-    columns: dict[str, list[Any]] = {}
-    for name in _HISTORY:
-        columns[name] = (
-            own.pop(name, []) if name in _OF_EPOCHS else _repeated(name, results, counts)
-        )
-    columns |= {name: own.pop(name) for name in sorted(own)}
-    for column in columns.values():
-        column.extend([None] * (length - len(column)))
-    kinds = {name: _HISTORY.get(name) or _kind(column) for name, column in columns.items()}
-    return pd.DataFrame({name: _series(columns[name], kind) for name, kind in kinds.items()})
+    columns = {}
+    for name, kind in _HISTORY.items():
+        if name in _OF_EPOCHS:
+            columns[name] = _series(own.pop(name, [None] * length), kind)
+        else:
+            of_runs = _series([result.row.get(name) for result in results], kind)
+            columns[name] = of_runs.repeat(counts).reset_index(drop=True)
+    own = {name: own[name] for name in sorted(own) if _flat(own[name])}
+    return pd.DataFrame(columns | {n: _series(values, _kind(values)) for n, values in own.items()})
 
 
-def _repeated(name: str, results: Sequence[Result], counts: Sequence[int]) -> list[Any]:
-    pairs = zip(results, counts, strict=True)
-    return [value for result, n in pairs for value in [result.row.get(name)] * n]
+def _flat(column: Sequence[Any]) -> bool:
+    return not any(isinstance(value, list | dict) for value in column)
 
 
 def flat(result: Result) -> Row:
