@@ -65,6 +65,18 @@ def test_a_bad_score_is_not_taken_for_its_speed():
     assert "take good: rmse 1, " in said
 
 
+@pytest.mark.parametrize("higher", [True, False])
+def test_of_ways_whose_seeds_overlap_the_quickest_is_taken(higher):
+    sign = 1 if higher else -1
+    better = {"higher_is_better": higher}
+    good = [run("good", i, 5.0, 10 + sign * x, **better) for i, x in enumerate((0, 2, 4))]
+    near = [run("near", i, 1.0, 10 + sign * x, **better) for i, x in enumerate((-3, -2, 0.5))]
+    far = [run("far", i, 0.5, 10 + sign * x, **better) for i, x in enumerate((-3, -2, -1.0))]
+    said = words([*good, *near, *far])
+    assert "take near" in said
+    assert "of 2 with scores" in said
+
+
 def test_the_front_is_what_no_other_beats_in_three_things():
     runs = [
         run("best", seconds=4.0, score=0.95, memory=4.0),

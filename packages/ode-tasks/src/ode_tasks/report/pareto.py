@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ode_tasks.report.groups import Group, Set
 
 ALIKE = 0.02
-"""Scores within this share of the best are as good for the choice of a way to take."""
+"""Scores within this share of the best are as good for the choice of a way to take; so are those
+whose seeds are not all worse than the worst seed of the best."""
 
 _MUCH_LESS = 0.5
 _NAMED = 4
@@ -103,7 +104,7 @@ def choice(of_set: Set) -> Choice | None:
     if not found:
         return None
     higher = is_higher_better(of_set)
-    alike = [way for way in found if abs(way.score - found[0].score) <= ALIKE * abs(found[0].score)]
+    alike = [way for way in found if _alike(way, found[0], higher=higher)]
     best = min(alike, key=lambda way: (math.isnan(way.seconds), way.seconds))
     return Choice(
         (_take(of_set, best, found, alike), *_claims(best, alike), *_sparing(best, alike)),
@@ -111,6 +112,15 @@ def choice(of_set: Set) -> Choice | None:
         tuple(front(found, higher=higher)),
         len(found),
     )
+
+
+def _alike(way: Way, best: Way, *, higher: bool) -> bool:
+    if abs(way.score - best.score) <= ALIKE * abs(best.score):
+        return True
+    own, of_best = way.group.values("score"), best.group.values("score")
+    if min(len(own), len(of_best)) < 2:  # one seed says nothing of another's
+        return False
+    return max(own) >= min(of_best) if higher else min(own) <= max(of_best)
 
 
 def _take(of_set: Set, best: Way, found: Sequence[Way], alike: Sequence[Way]) -> str:
@@ -123,9 +133,10 @@ def _take(of_set: Set, best: Way, found: Sequence[Way], alike: Sequence[Way]) ->
         parts.append(mebibytes(group))
     seeds = len(group.finished)
     why = (
-        f"of {len(alike)} whose score is within {ALIKE:.0%} of the best, it took the least time"
+        f"of {len(alike)} with scores within {ALIKE:.0%} of the best, or a seed as good as one of "
+        "its, it took the least time"
         if len(alike) > 1
-        else f"no other of {len(found)} has a score within {ALIKE:.0%} of it"
+        else f"no other of {len(found)} has a score within {ALIKE:.0%} of it, or such a seed"
         if len(found) > 1
         else "it is the only one with a score"
     )
