@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ode_tasks.report.rows import read
-from ode_tasks.report.sections import sections
-from ode_tasks.report.writer import write
+from ode_tasks.report.writer import write_sections
 
 if TYPE_CHECKING:
     from ode_core.console import Output
@@ -21,11 +19,11 @@ def report(
 ) -> None:
     """Write tables, plots and a page of the results in a folder, and show what they say."""
     output: Output = ctx.obj
-    written = write(directory, output)
+    written, sections = write_sections(directory, output)
     if output.json:
         output.rows([{"file": str(path), "status": "ok", "reason": ""} for path in written], ())
         return
-    for section in sections(read(directory).results):
+    for section in sections:
         for sentence in section.sentences:
             output.note(sentence)
         for table in section.tables:

@@ -22,13 +22,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ode_core.console import Output
+    from ode_tasks.report.section import Section
 
 MANIFEST = "report.json"
 PLOTS = "plots"
 
 
 def write(directory: Path, output: Output) -> list[Path]:
-    """Write tables, plots and `index.html` beside the results and return the files' paths.
+    """Write the report and return its files' paths; raises what `write_sections` raises."""
+    return write_sections(directory, output)[0]
+
+
+def write_sections(directory: Path, output: Output) -> tuple[list[Path], list[Section]]:
+    """Write tables, plots and `index.html` beside the results.
+
+    Return the files' paths and the sections.
 
     Only files that an earlier report wrote are replaced. A sentence on each result that could not
     be read, and on where the page is, goes to the output's notes. Raises DataError where there are
@@ -58,7 +66,7 @@ def write(directory: Path, output: Output) -> list[Path]:
     except OSError as error:
         raise DataError(f"the report could not be written to {directory}: {error}") from error
     output.note(f"report: {directory / 'index.html'}")
-    return [directory / name for name in files]
+    return [directory / name for name in files], made
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:
