@@ -124,7 +124,7 @@ class Clock:
 def test_ratios_are_those_of_the_times(monkeypatch):
     monkeypatch.setattr(compare, "Clock", Clock)
     rows = list(compare.compare(SMALL, FORWARD, [Suite(), Fake()], ONCE))
-    own, _, _, one, two = rows
+    own, _, _, _, one, two = rows
     calls = own["f_forward"]
     assert own["times_suite"] == 1.0
     assert own["over_floor"] == pytest.approx(2.0 / (0.1 * calls))

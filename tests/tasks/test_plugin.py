@@ -66,4 +66,6 @@ def test_the_presets_of_dynamics_see_more_and_fit_longer(module):
         sizes = [getattr(preset, name) for preset in presets]
         assert sizes == sorted(sizes)
         assert sizes[0] < sizes[-1]
-    assert [len(preset.shoot) for preset in presets] == [0, 1, 2]
+    smoke, quick, full = (preset.shoot for preset in presets)
+    assert smoke == ()
+    assert full[-1] >= quick[-1] > 0

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
@@ -40,6 +42,10 @@ def make_fabric(device: str, precision: str) -> Fabric:
     """
     wanted = _device(device)
     many: dict[str, Any] = {}
+    # Named, not looked for: within a job of SLURM a run of one process is a run of one process.
+    environment = (
+        TorchElasticEnvironment if dist.is_torchelastic_launched() else LightningEnvironment
+    )
     if dist.is_torchelastic_launched():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // local
@@ -60,7 +66,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
     one = {"devices": 1 if wanted.index is None else [wanted.index]}
     parts: dict[str, Any] = {"precision": precision, **(many or one)}
     try:
-        fabric = Fabric(accelerator=wanted.type, **parts)
+        fabric = Fabric(accelerator=wanted.type, plugins=[environment()], **parts)
     except ValueError as error:
         raise ArgumentError(
             f"the device {device!r} with precision {precision!r}: {error}"

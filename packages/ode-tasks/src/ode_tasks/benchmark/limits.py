@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 from ode_core.errors import ArgumentError
 
-if sys.platform != "win32":
+try:
     import resource
+except ImportError:  # it is a part of Unix
+    _CONFINES = False
+else:
+    _CONFINES = sys.platform == "linux"
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GIB = 1024**3
-_LINUX = sys.platform == "linux"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def confined(memory: int) -> Iterator[None]:
 
     It holds on Linux, 0 means no limit; elsewhere only the watcher looks.
     """
-    if not (memory and _LINUX):
+    if not (memory and _CONFINES):
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
