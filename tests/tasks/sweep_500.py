@@ -60,7 +60,8 @@ def main(out):
     assert {solver: row["status"] for solver, row in lost.items()} == STATUS
     assert len(ran) >= 500, len(ran)
     print(figures)
-    wall, own = (float(text) for text in re.findall(r"([\d.]+) s\b(?! \()", figures)[:2])
+    said = re.search(r" in ([\d.]+) s\b.* are ([\d.]+) s together", figures)
+    wall, own = (float(text) for text in said.groups())
     found = re.search(r"; (\d+) workers were lost", figures)
     restarts = int(found[1]) if found else 0
     limit = 1.15 * own / 2 + 4 * (2 + restarts) / 2
