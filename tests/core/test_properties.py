@@ -139,6 +139,18 @@ def test_fewer_outputs_are_the_same_outputs(solver, times, data):
 
 
 @every_solver
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_outputs_made_together_are_those_made_alone(solver, dtype):
+    """Eight of a step and more are made in one pass."""
+    times = [i / 128 for i in range(257)]
+    y0 = state((3,), dtype, 1)
+    every = solve(damped, y0, times, **options(solver))
+    for i in (1, 9, 100, 131, 255):
+        alone = solve(damped, y0, [0.0, times[i], times[-1]], **options(solver))
+        assert torch.equal(every.ys[i], alone.ys[1])
+
+
+@every_solver
 @properties
 @given(st.integers(-64, 64), grids(), seeds)
 def test_time_shifts_with_an_autonomous_field(solver, shift, times, seed):
